@@ -1,0 +1,80 @@
+# anyvod: Makefile for PGXS
+#
+#   make, make install       build and install (PG_CONFIG=... picks a server)
+#   make demo                the main job before your eyes, nothing installed
+#   make test                every test, in a throwaway cluster
+#   make matrix              compile against every supported version
+#   make format              PostgreSQL's code style
+
+MODULE_big = anyvod
+OBJS = \
+	$(WIN32RES) \
+	src/answer.o \
+	src/anyvod.o \
+	src/http.o \
+	src/launcher.o \
+	src/query.o \
+	src/queue.o \
+	src/result.o \
+	src/schedule.o \
+	src/tracker.o \
+	src/upstream.o \
+	src/worker.o
+PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"
+
+EXTENSION = anyvod
+DATA = anyvod--1.0.sql
+
+CURL_CONFIG ?= curl-config
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(dir $(lastword $(MAKEFILE_LIST)))anyvod.control)
+PG_CPPFLAGS = -DANYVOD_VERSION='"$(EXTVERSION)"' $(shell pkg-config --cflags libcurl 2>/dev/null || $(CURL_CONFIG) --cflags)
+# PostgreSQL's own headers have parameters that they do not use.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
+
+# The order matters: each file makes what it needs, and no more.
+REGRESS = upstream query parse tasks
+# They want the simulator beside the server: see "make test".
+NO_INSTALLCHECK = 1
+EXTRA_CLEAN = build
+
+# "make test" works, and says what is missing, before there is a pg_config.
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+include $(wildcard $(PGXS))
+
+# Everything below runs scripts of test/ that say more about themselves.  They
+# need neither an installed anyvod nor a running server, and install what they
+# miss (see test/setup).
+
+.PHONY: setup test demo matrix format format-check
+
+setup:
+	@PG_CONFIG='$(PG_CONFIG)' test/setup
+
+test:
+	@PG_CONFIG='$(PG_CONFIG)' TESTS='$(TESTS)' TAP='$(TAP)' KEEP='$(KEEP)' \
+		REGRESS='$(REGRESS)' \
+		SOME_REGRESS='$(filter command line,$(origin REGRESS))' test/run
+
+demo:
+	@PG_CONFIG='$(PG_CONFIG)' test/demo
+
+matrix:
+	@test/matrix
+
+format:
+	@test/format
+
+format-check:
+	@test/format --check
+
+# Without a server's makefiles there is nothing above this line to build with;
+# the targets above still work, the others say what is missing.
+ifeq ($(wildcard $(PGXS)),)
+.DEFAULT_GOAL = all
+.PHONY: all install installcheck
+all install installcheck:
+	@echo 'anyvod: no PostgreSQL server headers found by PG_CONFIG=$(PG_CONFIG)' >&2
+	@exit 1
+endif
