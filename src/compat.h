@@ -1,0 +1,184 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Differences between the supported major versions, 15 to 19.
+ *
+ * Code elsewhere is written for the newest version; this header makes the
+ * older ones look alike.  Nothing else in src/ tests PG_VERSION_NUM.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_COMPAT_H
+#define ANYVOD_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "anyvod needs PostgreSQL 15 or newer"
+#endif
+
+/*
+ * Backend only.
+ */
+#ifndef FRONTEND
+
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#endif
+
+/* A database left behind by a DROP DATABASE cut short (from 15.4 on). */
+#ifdef DATCONNLIMIT_INVALID_DB
+#define COMPAT_INVALID_DATABASE DATCONNLIMIT_INVALID_DB
+#else
+#define COMPAT_INVALID_DATABASE (-2)
+#endif
+
+/* The privileges of a role on a foreign server. */
+#if PG_VERSION_NUM >= 160000
+#define compat_server_aclcheck(server, role, mode) \
+	object_aclcheck(ForeignServerRelationId, server, role, mode)
+#else
+#define compat_server_aclcheck(server, role, mode) \
+	pg_foreign_server_aclcheck(server, role, mode)
+#endif
+
+/* The type of a syscache's number. */
+#if PG_VERSION_NUM < 190000
+typedef int SysCacheIdentifier;
+#endif
+
+/* A WaitEventSet that lives as long as the process. */
+static inline WaitEventSet *
+compat_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/*
+ * A wait event of our own, where there are such (17); never call it in the
+ * postmaster, whose shared memory for them is not ready while it preloads.
+ */
+static inline uint32
+compat_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+#endif							/* !FRONTEND */
+
+/*
+ * libcurl, where its header has been included before this one.
+ */
+#ifdef CURLINC_CURL_H
+
+/* Trust this PEM text instead of the system's authorities (7.77). */
+static inline CURLcode
+compat_set_ca_blob(CURL *easy, char *pem, size_t len)
+{
+#if CURL_AT_LEAST_VERSION(7, 77, 0)
+	struct curl_blob blob = {pem, len, CURL_BLOB_NOCOPY};
+	CURLcode	code;
+
+	code = curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
+	if (code == CURLE_OK)
+		code = curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO_BLOB, &blob);
+	return code;
+#else
+	return CURLE_UNKNOWN_OPTION;
+#endif
+}
+
+/*
+ * Only http and https, no HTTP/0.9 (7.64; refused by default from 7.66), and
+ * no waiting for the resolver's thread when a request is broken off (7.87).
+ */
+static inline CURLcode
+compat_set_safety(CURL *easy)
+{
+	CURLcode	code;
+
+#if CURL_AT_LEAST_VERSION(7, 85, 0)
+	code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+	code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
+							(long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+#if CURL_AT_LEAST_VERSION(7, 64, 0)
+	if (code == CURLE_OK)
+		code = curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
+#endif
+#if CURL_AT_LEAST_VERSION(7, 87, 0)
+	if (code == CURLE_OK)
+		code = curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+#endif
+	return code;
+}
+
+/* Seconds that a Retry-After header asks for (7.66), -1 if there is none. */
+static inline int
+compat_retry_after(CURL *easy)
+{
+#if CURL_AT_LEAST_VERSION(7, 66, 0)
+	curl_off_t	seconds = 0;
+
+	if (curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &seconds) == CURLE_OK &&
+		seconds > 0)
+		return (int) (seconds < 86400 ? seconds : 86400);
+#endif
+	return -1;
+}
+
+#endif							/* CURLINC_CURL_H */
+
+/*
+ * The JSON parser.  Its semantic actions return nothing before 16 and a result
+ * since; 17 made the lexer's context something that is freed.
+ */
+#include "common/jsonapi.h"
+
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType CompatJsonResult;
+#define COMPAT_JSON_DONE return JSON_SUCCESS
+#else
+typedef void CompatJsonResult;
+#define COMPAT_JSON_DONE return
+#endif
+
+/* A lexer for len bytes (below 1 GB) that hands out unescaped strings. */
+static inline JsonLexContext *
+compat_json_lex(const char *json, size_t len, int encoding)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
+										encoding, true);
+#else
+	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
+										encoding, true);
+#endif
+}
+
+/* Its string buffer grows to the longest string: free it at once. */
+static inline void
+compat_json_lex_free(JsonLexContext *lex)
+{
+#if PG_VERSION_NUM >= 170000
+	freeJsonLexContext(lex);
+#else
+	pfree(lex->strval->data);
+	pfree(lex->strval);
+	pfree(lex);
+#endif
+}
+
+#endif							/* ANYVOD_COMPAT_H */
