@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * http.h
+ *		One libcurl event loop for everything that goes to the network.
+ *
+ * A caller makes a batch in a memory context, starts requests in it, and
+ * takes turns of the loop until they have finished:
+ *
+ *		batch = http_batch_create(context);
+ *		http_start(batch, upstream, task_id, tag);
+ *		while ((request = http_finished(batch)) == NULL)
+ *			http_turn(-1);
+ *		... read request ...
+ *		http_release(request);
+ *
+ * One request and ten thousand are the same code.  When the context is reset
+ * or deleted, by an error too, whatever the batch still has in flight is
+ * broken off.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_HTTP_H
+#define ANYVOD_HTTP_H
+
+#include "lib/ilist.h"
+#include "upstream.h"
+
+/* Bytes of bodies that one process holds at most, all requests together. */
+#define HTTP_MAX_BODIES ((size_t) 64 * 1024 * 1024)
+
+/* How a request ended. */
+typedef enum HttpOutcome
+{
+	HTTP_IN_FLIGHT,				/* it has not ended */
+	HTTP_ANSWERED,				/* an answer arrived whole */
+	HTTP_UNREACHABLE,			/* no connection: name, refusal, TLS */
+	HTTP_BROKEN,				/* broken off while asking or answering */
+	HTTP_TIMED_OUT,				/* in the phase that "phase" names */
+	HTTP_TOO_LARGE,				/* the answer, larger than its limit */
+	HTTP_NO_DESCRIPTOR,			/* this process has no descriptor to spare */
+	HTTP_NO_MEMORY,				/* no memory, or HTTP_MAX_BODIES reached */
+} HttpOutcome;
+
+/* How far a request came. */
+typedef enum HttpPhase
+{
+	HTTP_PHASE_DNS,
+	HTTP_PHASE_CONNECT,
+	HTTP_PHASE_TLS,
+	HTTP_PHASE_ANSWER,
+} HttpPhase;
+
+/* Longest explanation that libcurl gives (its CURL_ERROR_SIZE). */
+#define HTTP_TROUBLE_SIZE 256
+
+typedef struct HttpBatch HttpBatch;
+
+/*
+ * A request.  All but "tag" is to be read only, and only once it has
+ * finished.
+ */
+typedef struct HttpRequest
+{
+	dlist_node	node;			/* in its batch's list: in flight or finished */
+	HttpBatch  *batch;
+	struct HttpTarget *target;
+	void	   *easy;			/* libcurl's handle, NULL once finished */
+	void	   *tag;			/* the caller's */
+
+	HttpOutcome outcome;
+	HttpPhase	phase;
+	char		trouble[HTTP_TROUBLE_SIZE]; /* libcurl's words, "" if none */
+	int			status;			/* HTTP status */
+	char		content_type[64];	/* cut at that */
+	int			retry_after;	/* seconds, -1 if not said */
+	char	   *body;			/* malloc'd, NULL if empty; not terminated */
+	size_t		body_len;
+	size_t		body_size;		/* allocated */
+	int64		started;		/* monotonic clock, microseconds */
+	int64		elapsed;		/* start to end, microseconds */
+	bool		denied;			/* a descriptor was refused to it */
+	bool		too_large;
+	bool		no_memory;
+} HttpRequest;
+
+extern HttpBatch *http_batch_create(MemoryContext context);
+extern HttpRequest *http_start(HttpBatch *batch, const Upstream *upstream,
+							   const char *task_id, void *tag);
+extern HttpRequest *http_finished(HttpBatch *batch);
+extern void http_keep(HttpRequest *request);
+extern int	http_in_flight(HttpBatch *batch);
+extern bool http_turn(long timeout_ms);
+extern void http_release(HttpRequest *request);
+extern int64 http_clock(void);
+extern const char *http_phase_name(HttpPhase phase);
+
+#endif							/* ANYVOD_HTTP_H */

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * upstream.h
+ *		Where to ask and as whom.
+ *
+ * A foreign server says where, a user mapping says with which key.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_UPSTREAM_H
+#define ANYVOD_UPSTREAM_H
+
+/* Defaults of the server options; milliseconds, bytes, a second. */
+#define UPSTREAM_BASE_URL "https://www.anyapi.vip"
+#define UPSTREAM_TIMEOUT 30000
+#define UPSTREAM_CONNECT_TIMEOUT 5000
+#define UPSTREAM_RATE_LIMIT 50
+#define UPSTREAM_MAX_CONCURRENCY 32
+#define UPSTREAM_MAX_RESPONSE_SIZE (16 * 1024 * 1024)
+
+/* Longest task id, in characters (all of them ASCII). */
+#define UPSTREAM_MAX_TASK_ID 256
+
+/*
+ * A server as one role sees it: everything that a request needs.  Lives in
+ * this process only, in a cache that is cleared when a server, mapping or
+ * wrapper changes; a pointer to it is good until the next call into this
+ * room or the next wait, whichever comes first.
+ */
+typedef struct Upstream
+{
+	uint64		id;				/* never the same for two different contents
+								 * in one process, and never 0 */
+	Oid			serverid;
+	Oid			userid;			/* the role that asks */
+	Oid			umid;			/* its mapping or PUBLIC's, InvalidOid: none */
+	char	   *server_name;
+	char	   *base_url;		/* without trailing slashes */
+	char	   *api_key;		/* NULL: ask without Authorization */
+	char	   *ca_pem;			/* content of ca_file, NULL: the system's */
+	size_t		ca_pem_len;
+	char	   *proxy;			/* NULL: none */
+	int			timeout;		/* of a whole request, milliseconds */
+	int			connect_timeout;	/* of its connecting, milliseconds */
+	double		rate_limit;		/* requests a second, of the worker */
+	int			max_concurrency;	/* requests in flight at once */
+	int			max_response_size;	/* bytes */
+} Upstream;
+
+extern const Upstream *upstream_get(const char *server_name, Oid userid);
+extern bool upstream_forget(Oid serverid, Oid userid);
+extern bool upstream_task_id_valid(const char *task_id, size_t len);
+extern void upstream_check_task_id(const char *task_id, size_t len);
+
+#endif							/* ANYVOD_UPSTREAM_H */
