@@ -1,0 +1,237 @@
+/* anyvod--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION anyvod" to load this file. \quit
+
+--
+-- Where to ask and as whom
+--
+
+CREATE FUNCTION @extschema@.anyvod_fdw_validator(options text[], catalog oid)
+RETURNS void
+LANGUAGE C STRICT
+AS 'MODULE_PATHNAME';
+
+CREATE FOREIGN DATA WRAPPER anyvod
+    NO HANDLER VALIDATOR @extschema@.anyvod_fdw_validator;
+
+COMMENT ON FOREIGN DATA WRAPPER anyvod IS
+    'AnyAPI gateways: a server says where to ask, a user mapping with which key';
+
+--
+-- Types
+--
+
+CREATE TYPE @extschema@.anyvod_state AS ENUM
+    ('pending', 'succeeded', 'failed', 'abandoned');
+
+COMMENT ON TYPE @extschema@.anyvod_state IS
+    'what has become of a generation task';
+
+CREATE TYPE @extschema@.anyvod_result AS (
+    status          text,
+    progress        integer,
+    file_url        text,
+    expire_time     timestamptz,
+    state           @extschema@.anyvod_state,
+    error_code      text,
+    error_message   text
+);
+
+COMMENT ON TYPE @extschema@.anyvod_result IS
+    'what an answer says about a generation task';
+
+--
+-- Asking now.  USAGE on the server is the gate, so EXECUTE stays with PUBLIC.
+--
+
+CREATE FUNCTION @extschema@.anyvod_query(task_id text,
+                                         server name DEFAULT 'anyapi')
+RETURNS jsonb
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_query(text, name) IS
+    'asks the gateway about a task and returns its answer';
+
+CREATE FUNCTION @extschema@.anyvod_status(task_id text,
+                                          server name DEFAULT 'anyapi')
+RETURNS @extschema@.anyvod_result
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_status(text, name) IS
+    'asks the gateway about a task and returns what matters of its answer';
+
+--
+-- Reading answers that are at hand
+--
+
+CREATE FUNCTION @extschema@.anyvod_parse(response jsonb)
+RETURNS @extschema@.anyvod_result
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_parse(jsonb) IS
+    'what an answer says about its task';
+
+CREATE FUNCTION @extschema@.anyvod_files(response jsonb,
+                                         OUT ordinal integer,
+                                         OUT file_url text,
+                                         OUT expire_time timestamptz,
+                                         OUT file_type text,
+                                         OUT storage_mode text,
+                                         OUT file_id text,
+                                         OUT media_name text)
+RETURNS SETOF record
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20 ROWS 2
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_files(jsonb) IS
+    'the files that an answer names';
+
+--
+-- Tracking
+--
+
+CREATE TABLE @extschema@.anyvod_tasks (
+    task_id         text        PRIMARY KEY
+        CONSTRAINT anyvod_tasks_task_id_check
+        CHECK (length(task_id) BETWEEN 1 AND 256
+               AND task_id !~ '[^0-9A-Za-z_.-]'
+               AND task_id NOT IN ('.', '..')),
+    server          name        NOT NULL DEFAULT 'anyapi',
+    owner           name        NOT NULL DEFAULT current_user,
+    state           @extschema@.anyvod_state NOT NULL DEFAULT 'pending',
+    status          text,
+    progress        integer,
+    file_url        text,
+    expire_time     timestamptz,
+    task_type       text,
+    model           text,
+    error_code      text,
+    error_message   text,
+    response        jsonb,
+    polls           integer     NOT NULL DEFAULT 0,
+    started_at      timestamptz,
+    ended_at        timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    updated_at      timestamptz,
+    settled_at      timestamptz
+) WITH (fillfactor = 70);
+
+-- Pending rows, those never answered (status is null) apart: the worker lists
+-- all of them when it starts and the latter when it is woken.  As "progress"
+-- is in no index, an update of it is HOT.
+CREATE INDEX anyvod_tasks_pending ON @extschema@.anyvod_tasks (status)
+    WHERE state = 'pending';
+
+-- For retention, and for what is learned from the latest settled rows.
+CREATE INDEX anyvod_tasks_settled ON @extschema@.anyvod_tasks (settled_at)
+    WHERE state <> 'pending';
+
+-- The worker writes as the table's owner; a superuser's triggers would run as
+-- superuser, a database owner's do not.
+ALTER TABLE @extschema@.anyvod_tasks OWNER TO pg_database_owner;
+GRANT USAGE ON SCHEMA @extschema@ TO pg_database_owner;
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.anyvod_tasks', '');
+
+COMMENT ON TABLE @extschema@.anyvod_tasks IS
+    'generation tasks; insert a task_id, a background worker fills in the row';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.task_id IS
+    'the id that the gateway gave when the task was created';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.server IS
+    'the foreign server to ask';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.owner IS
+    'the role with whose user mapping it is asked';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.state IS
+    'pending until the task has ended or was given up';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.status IS
+    'the upstream''s word: WAITING, PROCESSING, FINISH, ABORTED';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.progress IS
+    'percent';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.file_url IS
+    'the result; anyvod_files(response) lists all of them';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.expire_time IS
+    'when file_url dies';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.task_type IS
+    'AigcImageTask, AigcVideoTask, ...';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.model IS
+    'model name and version';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.error_code IS
+    'of a failed task, or of the row''s own trouble while it is pending';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.error_message IS
+    'what belongs to error_code';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.response IS
+    'the final answer; null if it is larger than 1 MB';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.polls IS
+    'how often it was asked, as of the last write';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.started_at IS
+    'the upstream''s CreateTime';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.ended_at IS
+    'the upstream''s FinishTime';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.created_at IS
+    'when the row was inserted';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.updated_at IS
+    'when the worker last wrote the row';
+COMMENT ON COLUMN @extschema@.anyvod_tasks.settled_at IS
+    'when the row left pending';
+
+-- Each role sees and writes its own rows, and asks only servers that it may
+-- use.  TRIGGER, REFERENCES and TRUNCATE are for those whom the owner trusts.
+ALTER TABLE @extschema@.anyvod_tasks ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY anyvod_tasks_own ON @extschema@.anyvod_tasks
+    USING (owner = current_user)
+    WITH CHECK (owner = current_user
+                AND pg_catalog.has_server_privilege(server, 'USAGE'));
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.anyvod_tasks TO PUBLIC;
+
+-- Noticing work: once a statement in an ordinary session, once a row where
+-- logical replication applies changes, which fires row triggers only.
+CREATE FUNCTION @extschema@.anyvod_tasks_changed()
+RETURNS trigger
+LANGUAGE C
+AS 'MODULE_PATHNAME';
+
+CREATE TRIGGER anyvod_tasks_changed
+    AFTER INSERT OR UPDATE OF state, server, owner
+    ON @extschema@.anyvod_tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
+ALTER TABLE @extschema@.anyvod_tasks
+    ENABLE ALWAYS TRIGGER anyvod_tasks_changed;
+
+CREATE TRIGGER anyvod_tasks_applied
+    AFTER INSERT OR UPDATE OF state, server, owner
+    ON @extschema@.anyvod_tasks
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
+ALTER TABLE @extschema@.anyvod_tasks
+    ENABLE REPLICA TRIGGER anyvod_tasks_applied;
+
+-- A row that is to be asked for again starts anew; one that a user settles
+-- gets its settled_at.
+CREATE FUNCTION @extschema@.anyvod_tasks_turned()
+RETURNS trigger
+LANGUAGE C
+AS 'MODULE_PATHNAME';
+
+CREATE TRIGGER anyvod_tasks_turned
+    BEFORE UPDATE OF state, server, owner
+    ON @extschema@.anyvod_tasks
+    FOR EACH ROW
+    WHEN ((NEW.state = 'pending'
+           AND (OLD.state <> 'pending' OR NEW.server <> OLD.server
+                OR NEW.owner <> OLD.owner))
+          OR (NEW.state <> 'pending' AND OLD.state = 'pending'
+              AND NEW.settled_at IS NULL))
+    EXECUTE FUNCTION @extschema@.anyvod_tasks_turned();
+
+CREATE FUNCTION @extschema@.anyvod_wake()
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_wake() IS
+    'makes the worker of this database look for pending tasks at commit';

@@ -1,0 +1,932 @@
+/*-------------------------------------------------------------------------
+ *
+ * tracker.c
+ *		The worker's reads and writes of anyvod_tasks, and the table's
+ *		triggers.
+ *
+ * Each call is one short transaction (a write that fails is several), in
+ * which nothing waits for the network.  It runs as the table's owner, looked
+ * up anew each time, as a security-restricted operation, so that what users
+ * have added to the table runs with no more than the owner's rights; settings
+ * that such code changes are put back.  The table's lock is taken only if it
+ * can be had at once.
+ *
+ * What is asked, when, and what an answer means for a row is not known here.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "anyvod.h"
+#include "launcher.h"
+#include "result.h"
+#include "tracker.h"
+
+PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
+PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
+PG_FUNCTION_INFO_V1(anyvod_wake);
+
+/*
+ * Longest that one transaction may take, in milliseconds.  When a batch is
+ * taken apart, each half gets half of it, but not less than the latter.
+ */
+#define TRACKER_TIME_LIMIT 5000
+#define TRACKER_LEAST_TIME_LIMIT 200
+
+/* Rows that a listing fetches at once. */
+#define TRACKER_FETCH 10000
+
+/* The channel that is told of settled rows. */
+#define TRACKER_CHANNEL "anyvod_tasks"
+
+/* Above this fill of the NOTIFY queue, rows are settled without telling. */
+#define TRACKER_FULL_QUEUE 0.9
+
+/* The statements, prepared once and kept. */
+typedef enum TrackerPlan
+{
+	PLAN_LIST_ALL,
+	PLAN_LIST_NEW,
+	PLAN_CONFIRM,
+	PLAN_WRITE,
+	PLANS
+} TrackerPlan;
+
+static SPIPlanPtr tracker_plans[PLANS];
+
+/* The schema that they name, quoted; NULL before the first. */
+static char *tracker_schema = NULL;
+
+/* Columns of a change, in the order of PLAN_WRITE's parameters. */
+typedef enum TrackerColumn
+{
+	COLUMN_N,
+	COLUMN_TASK_ID,
+	COLUMN_SERVER,
+	COLUMN_OWNER,
+	COLUMN_STATE,
+	COLUMN_STATUS,
+	COLUMN_PROGRESS,
+	COLUMN_FILE_URL,
+	COLUMN_EXPIRE_TIME,
+	COLUMN_TASK_TYPE,
+	COLUMN_MODEL,
+	COLUMN_ERROR_CODE,
+	COLUMN_ERROR_MESSAGE,
+	COLUMN_RESPONSE,
+	COLUMN_POLLS,
+	COLUMN_STARTED_AT,
+	COLUMN_ENDED_AT,
+	COLUMNS
+} TrackerColumn;
+
+static const struct
+{
+	const char *name;
+	Oid			type;
+	Oid			array;
+	int			len;
+	bool		byval;
+	char		align;
+}			tracker_columns[COLUMNS] = {
+	[COLUMN_N] = {"n", INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT},
+	[COLUMN_TASK_ID] = {"task_id", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_SERVER] = {"server", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_OWNER] = {"owner", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_STATE] = {"state", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_STATUS] = {"status", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_PROGRESS] = {"progress", INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT},
+	[COLUMN_FILE_URL] = {"file_url", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_EXPIRE_TIME] = {"expire_time", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+	[COLUMN_TASK_TYPE] = {"task_type", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_MODEL] = {"model", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_ERROR_CODE] = {"error_code", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_ERROR_MESSAGE] = {"error_message", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_RESPONSE] = {"response", JSONBOID, JSONBARRAYOID, -1, false, TYPALIGN_INT},
+	[COLUMN_POLLS] = {"polls", INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT},
+	[COLUMN_STARTED_AT] = {"started_at", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+	[COLUMN_ENDED_AT] = {"ended_at", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+};
+
+
+/*
+ * Transactions
+ */
+
+typedef void (*TrackerBody) (void *arg);
+
+/* The schema of an extension, InvalidOid if there is no such extension. */
+static Oid
+tracker_extension_schema(Oid extension)
+{
+	Relation	relation = table_open(ExtensionRelationId, AccessShareLock);
+	Oid			schema = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	scan = systable_beginscan(relation, ExtensionOidIndexId, true, NULL, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	return schema;
+}
+
+/* Find the extension's table and its schema; false if there is none. */
+static bool
+tracker_find_table(Oid *table, char **schema)
+{
+	Oid			extension = get_extension_oid("anyvod", true);
+	Oid			namespace;
+
+	if (!OidIsValid(extension))
+		return false;
+	namespace = tracker_extension_schema(extension);
+	*table = get_relname_relid("anyvod_tasks", namespace);
+	if (!OidIsValid(*table) ||
+		getExtensionOfObject(RelationRelationId, *table) != extension)
+		return false;
+	*schema = pstrdup(quote_identifier(get_namespace_name(namespace)));
+	return true;
+}
+
+/* The owner of a relation. */
+static Oid
+tracker_owner(Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Forget the plans if the extension's schema has another name now. */
+static void
+tracker_note_schema(const char *schema)
+{
+	if (tracker_schema != NULL && strcmp(schema, tracker_schema) == 0)
+		return;
+	for (int i = 0; i < PLANS; i++)
+	{
+		if (tracker_plans[i] != NULL)
+			SPI_freeplan(tracker_plans[i]);
+		tracker_plans[i] = NULL;
+	}
+	if (tracker_schema != NULL)
+		pfree(tracker_schema);
+	tracker_schema = NULL;
+	tracker_schema = MemoryContextStrdup(TopMemoryContext, schema);
+}
+
+/* The inside of a transaction: find and lock the table, become its owner. */
+static TrackerOutcome
+tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
+{
+	Oid			table;
+	Oid			owner;
+	Oid			saved_user;
+	int			saved_context;
+	int			nest_level;
+	char	   *schema;
+
+	if (!tracker_find_table(&table, &schema))
+		return TRACKER_ABSENT;
+	if (!ConditionalLockRelationOid(table, lock))
+		return TRACKER_BUSY;
+	owner = tracker_owner(table);
+	if (!OidIsValid(owner))
+		return TRACKER_ABSENT;
+
+	GetUserIdAndSecContext(&saved_user, &saved_context);
+	SetUserIdAndSecContext(owner,
+						   saved_context | SECURITY_RESTRICTED_OPERATION);
+	nest_level = NewGUCNestLevel();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+
+	tracker_note_schema(schema);
+	body(arg);
+
+	SPI_finish();
+	PopActiveSnapshot();
+	AtEOXact_GUC(false, nest_level);
+	SetUserIdAndSecContext(saved_user, saved_context);
+	return TRACKER_DONE;
+}
+
+/*
+ * Run "body" in a transaction of its own that may take "time_limit"
+ * milliseconds (statement_timeout does nothing in a process that no client
+ * sends statements to, so its timer is set here).  An error ends that and is returned
+ * in "error", made in the caller's memory context.
+ */
+static TrackerOutcome
+tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
+			ErrorData **error)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile TrackerOutcome outcome = TRACKER_FAILED;
+
+	*error = NULL;
+	SetCurrentStatementStartTimestamp();
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		enable_timeout_after(STATEMENT_TIMEOUT, time_limit);
+		outcome = tracker_transact(lock, body, arg);
+		CommitTransactionCommand();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+		MemoryContextSwitchTo(caller);
+		*error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		outcome = TRACKER_FAILED;
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	return outcome;
+}
+
+/* Tell the log of an error that a transaction ended with. */
+static void
+tracker_log(const char *doing, const ErrorData *error)
+{
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("anyvod could not %s: %s", doing, error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 error->context ? errcontext("%s", error->context) : 0));
+}
+
+/* The prepared statement of a kind, whose text has %s for the schema. */
+static SPIPlanPtr
+tracker_plan(TrackerPlan which, const char *sql, int nargs, Oid *types)
+{
+	if (tracker_plans[which] == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not prepare a statement: %s",
+							SPI_result_code_string(SPI_result))));
+		tracker_plans[which] = plan;
+	}
+	return tracker_plans[which];
+}
+
+
+/*
+ * Listing
+ */
+
+typedef struct TrackerListing
+{
+	bool		all;
+	TrackerListedVisit visit;
+	void	   *arg;
+} TrackerListing;
+
+/* A column of a fetched row as a C string, NULL for null. */
+static char *
+tracker_string(SPITupleTable *rows, uint64 row, int column)
+{
+	return SPI_getvalue(rows->vals[row], rows->tupdesc, column);
+}
+
+/* A column of a fetched row as a value. */
+static Datum
+tracker_value(SPITupleTable *rows, uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(rows->vals[row], rows->tupdesc, column, isnull);
+}
+
+static void
+tracker_list_body(void *arg)
+{
+	TrackerListing *listing = arg;
+	char	   *sql = psprintf("SELECT task_id, server, created_at"
+							   " FROM %s.anyvod_tasks"
+							   " WHERE state = 'pending'%s",
+							   tracker_schema,
+							   listing->all ? "" : " AND status IS NULL");
+	SPIPlanPtr	plan = tracker_plan(listing->all ? PLAN_LIST_ALL :
+									PLAN_LIST_NEW, sql, 0, NULL);
+	Portal		portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
+	MemoryContext strings = AllocSetContextCreate(CurrentMemoryContext,
+												  "anyvod listing",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	/* A listing of millions may take longer than a batch of writes may. */
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	for (;;)
+	{
+		SPITupleTable *rows;
+
+		SPI_cursor_fetch(portal, true, TRACKER_FETCH);
+		if (SPI_processed == 0)
+			break;
+		rows = SPI_tuptable;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			TrackerListed row;
+			bool		isnull;
+			MemoryContext old = MemoryContextSwitchTo(strings);
+
+			row.task_id = tracker_string(rows, i, 1);
+			row.server = tracker_string(rows, i, 2);
+			row.created_at =
+				DatumGetTimestampTz(tracker_value(rows, i, 3, &isnull));
+			MemoryContextSwitchTo(old);
+			listing->visit(&row, listing->arg);
+		}
+		MemoryContextReset(strings);
+		SPI_freetuptable(rows);
+	}
+	SPI_cursor_close(portal);
+}
+
+/*
+ * Visit the pending rows: all of them, or those that were never answered.
+ * The strings that "visit" sees are gone after it.
+ */
+TrackerOutcome
+tracker_list(bool all, TrackerListedVisit visit, void *arg)
+{
+	TrackerListing listing = {all, visit, arg};
+	TrackerOutcome outcome;
+	ErrorData  *error;
+
+	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
+						  tracker_list_body, &listing, &error);
+	if (outcome == TRACKER_FAILED)
+		tracker_log("list pending tasks", error);
+	return outcome;
+}
+
+
+/*
+ * Confirming
+ */
+
+typedef struct TrackerConfirming
+{
+	const char **task_ids;
+	int			n;
+	TrackerRowVisit visit;
+	void	   *arg;
+} TrackerConfirming;
+
+/* Task ids, which are ASCII, as an array. */
+static Datum
+tracker_id_array(const char **task_ids, int n)
+{
+	Datum	   *values = palloc(n * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		values[i] = CStringGetTextDatum(task_ids[i]);
+	return PointerGetDatum(construct_array(values, n, TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}
+
+static void
+tracker_confirm_body(void *arg)
+{
+	TrackerConfirming *confirming = arg;
+	Oid			types[1] = {TEXTARRAYOID};
+	Datum		values[1];
+	SPIPlanPtr	plan;
+	SPITupleTable *rows;
+	uint64		nrows;
+
+	/* Rows of one server and owner come together. */
+	plan = tracker_plan(PLAN_CONFIRM,
+						psprintf("SELECT t.task_id, t.server, t.owner,"
+								 " t.status, t.progress, t.task_type,"
+								 " t.model, t.error_code, t.started_at,"
+								 " t.created_at"
+								 " FROM pg_catalog.unnest($1) AS d (task_id)"
+								 " JOIN %s.anyvod_tasks AS t"
+								 " ON t.task_id = d.task_id"
+								 " WHERE t.state = 'pending'"
+								 " ORDER BY t.server, t.owner",
+								 tracker_schema), 1, types);
+	values[0] = tracker_id_array(confirming->task_ids, confirming->n);
+	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read pending tasks")));
+	rows = SPI_tuptable;
+	nrows = SPI_processed;
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		TrackerRow	row;
+		bool		isnull;
+
+		row.task_id = tracker_string(rows, i, 1);
+		row.server = tracker_string(rows, i, 2);
+		row.owner = tracker_string(rows, i, 3);
+		row.status = tracker_string(rows, i, 4);
+		row.progress = DatumGetInt32(tracker_value(rows, i, 5, &isnull));
+		if (isnull)
+			row.progress = -1;
+		row.task_type = tracker_string(rows, i, 6);
+		row.model = tracker_string(rows, i, 7);
+		row.error_code = tracker_string(rows, i, 8);
+		row.started_at = DatumGetTimestampTz(tracker_value(rows, i, 9, &isnull));
+		row.has_started_at = !isnull;
+		row.created_at = DatumGetTimestampTz(tracker_value(rows, i, 10, &isnull));
+		confirming->visit(&row, confirming->arg);
+	}
+}
+
+/*
+ * Visit those of the tasks whose rows are still there and pending, in a
+ * read-only transaction that is still open during the visits; rows of one
+ * server and owner one after another.
+ */
+TrackerOutcome
+tracker_confirm(const char **task_ids, int n, TrackerRowVisit visit,
+				void *arg)
+{
+	TrackerConfirming confirming = {task_ids, n, visit, arg};
+	TrackerOutcome outcome;
+	ErrorData  *error;
+
+	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
+						  tracker_confirm_body, &confirming, &error);
+	if (outcome == TRACKER_FAILED)
+		tracker_log("read pending tasks", error);
+	return outcome;
+}
+
+
+/*
+ * Writing
+ */
+
+typedef struct TrackerWriting
+{
+	TrackerChange *changes;
+	int			n;
+	bool		notify;
+} TrackerWriting;
+
+/* One column of all changes. */
+typedef struct TrackerValues
+{
+	Datum	   *values;
+	bool	   *nulls;
+} TrackerValues;
+
+/* Does a change settle its row? */
+static bool
+tracker_settles(const TrackerChange *change)
+{
+	return strcmp(change->state, "pending") != 0;
+}
+
+static void
+tracker_put(TrackerValues *columns, TrackerColumn column, int row,
+			Datum value, bool isnull)
+{
+	columns[column].values[row] = value;
+	columns[column].nulls[row] = isnull;
+}
+
+/* A string that may be null, from UTF-8. */
+static void
+tracker_put_text(TrackerValues *columns, TrackerColumn column, int row,
+				 const char *utf8)
+{
+	bool		isnull;
+	Datum		value = result_text(utf8, &isnull);
+
+	tracker_put(columns, column, row, value, isnull);
+}
+
+/* What the answer says of a change's row. */
+static void
+tracker_put_answer(TrackerValues *columns, int row,
+				   const TrackerChange *change)
+{
+	static const Answer nothing = {.progress = -1};
+	const Answer *answer = change->answer ? change->answer : &nothing;
+	bool		settles = tracker_settles(change);
+	bool		keep;
+
+	tracker_put_text(columns, COLUMN_STATUS, row, answer->status);
+	tracker_put(columns, COLUMN_PROGRESS, row,
+				Int32GetDatum(answer->progress), answer->progress < 0);
+	tracker_put_text(columns, COLUMN_FILE_URL, row, answer->file_url);
+	tracker_put(columns, COLUMN_EXPIRE_TIME, row,
+				TimestampTzGetDatum(answer->expire_time),
+				!answer->has_expire_time);
+	tracker_put_text(columns, COLUMN_TASK_TYPE, row, answer->task_type);
+	tracker_put_text(columns, COLUMN_MODEL, row, answer->model);
+	tracker_put(columns, COLUMN_STARTED_AT, row,
+				TimestampTzGetDatum(answer->started_at),
+				!answer->has_started_at);
+	tracker_put(columns, COLUMN_ENDED_AT, row,
+				TimestampTzGetDatum(answer->ended_at),
+				!answer->has_ended_at || !settles);
+	keep = settles && answer->json != NULL && !change->drop_response &&
+		answer->json_len <= TRACKER_MAX_RESPONSE;
+	tracker_put(columns, COLUMN_RESPONSE, row,
+				keep ? result_jsonb(answer) : (Datum) 0, !keep);
+}
+
+/* The changes as one array a column. */
+static void
+tracker_fill(TrackerValues *columns, const TrackerChange *changes, int n)
+{
+	for (int i = 0; i < COLUMNS; i++)
+	{
+		columns[i].values = palloc(n * sizeof(Datum));
+		columns[i].nulls = palloc(n * sizeof(bool));
+	}
+	for (int row = 0; row < n; row++)
+	{
+		const TrackerChange *change = &changes[row];
+		const Answer *answer = change->answer;
+		const char *code = change->error_code;
+		const char *message = change->error_message;
+
+		if (code == NULL && answer != NULL)
+		{
+			code = answer->error_code;
+			message = answer->error_message;
+		}
+		tracker_put(columns, COLUMN_N, row, Int32GetDatum(row), false);
+		tracker_put(columns, COLUMN_TASK_ID, row,
+					CStringGetTextDatum(change->task_id), false);
+		tracker_put(columns, COLUMN_SERVER, row,
+					CStringGetTextDatum(change->server), false);
+		tracker_put(columns, COLUMN_OWNER, row,
+					CStringGetTextDatum(change->owner), false);
+		tracker_put(columns, COLUMN_STATE, row,
+					CStringGetTextDatum(change->state), false);
+		tracker_put_text(columns, COLUMN_ERROR_CODE, row, code);
+		tracker_put_text(columns, COLUMN_ERROR_MESSAGE, row, message);
+		tracker_put(columns, COLUMN_POLLS, row, Int32GetDatum(change->polls),
+					false);
+		tracker_put_answer(columns, row, change);
+	}
+}
+
+/*
+ * The text of PLAN_WRITE.
+ *
+ * "h" takes the rows that are still what was asked for, without waiting for
+ * one that somebody holds, and goes through the primary key whatever the
+ * planner believes of the table's size (see worker.c for its settings).
+ */
+static char *
+tracker_write_sql(void)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql,
+						   "WITH h AS (SELECT a.* FROM ROWS FROM (");
+	for (int i = 0; i < COLUMNS; i++)
+		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", i > 0 ? ", " : "",
+						 i + 1);
+	appendStringInfoString(&sql, ") AS a (");
+	for (int i = 0; i < COLUMNS; i++)
+		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
+						 tracker_columns[i].name);
+	appendStringInfo(&sql,
+					 ") JOIN %1$s.anyvod_tasks AS t"
+					 " ON t.task_id = a.task_id"
+					 " WHERE t.server = a.server AND t.owner = a.owner"
+					 " AND t.state = 'pending'"
+					 " FOR NO KEY UPDATE OF t SKIP LOCKED)"
+					 " UPDATE %1$s.anyvod_tasks AS t SET"
+					 " state = h.state::%1$s.anyvod_state,"
+					 " status = COALESCE(h.status, t.status),"
+					 " progress = COALESCE(h.progress, t.progress),"
+					 " file_url = h.file_url,"
+					 " expire_time = h.expire_time,"
+					 " task_type = COALESCE(h.task_type, t.task_type),"
+					 " model = COALESCE(h.model, t.model),"
+					 " error_code = h.error_code,"
+					 " error_message = h.error_message,"
+					 " response = h.response,"
+					 " polls = t.polls + h.polls,"
+					 " started_at = COALESCE(h.started_at, t.started_at),"
+					 " ended_at = h.ended_at,"
+					 " updated_at = pg_catalog.now(),"
+					 " settled_at = CASE WHEN h.state <> 'pending'"
+					 " THEN pg_catalog.now() END"
+					 " FROM h WHERE t.task_id = h.task_id"
+					 " RETURNING h.n",
+					 tracker_schema);
+	return sql.data;
+}
+
+/* Tell who listens that a row has been settled. */
+static void
+tracker_tell(const TrackerChange *change)
+{
+	/* Neither an id nor a state has a character that JSON would escape. */
+	Async_Notify(TRACKER_CHANNEL,
+				 psprintf("{\"task_id\": \"%s\", \"state\": \"%s\"}",
+						  change->task_id, change->state));
+}
+
+static void
+tracker_write_body(void *arg)
+{
+	TrackerWriting *writing = arg;
+	TrackerValues columns[COLUMNS];
+	Datum		values[COLUMNS];
+	Oid			types[COLUMNS];
+
+	tracker_fill(columns, writing->changes, writing->n);
+	for (int i = 0; i < COLUMNS; i++)
+	{
+		int			dims[1] = {writing->n};
+		int			bounds[1] = {1};
+
+		types[i] = tracker_columns[i].array;
+		values[i] =
+			PointerGetDatum(construct_md_array(columns[i].values,
+											   columns[i].nulls, 1, dims,
+											   bounds,
+											   tracker_columns[i].type,
+											   tracker_columns[i].len,
+											   tracker_columns[i].byval,
+											   tracker_columns[i].align));
+	}
+	if (SPI_execute_plan(tracker_plan(PLAN_WRITE, tracker_write_sql(),
+									  COLUMNS, types),
+						 values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not write tasks")));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int			n = DatumGetInt32(tracker_value(SPI_tuptable, i, 1,
+													&isnull));
+		TrackerChange *change = &writing->changes[n];
+
+		change->written = true;
+		if (writing->notify && tracker_settles(change))
+			tracker_tell(change);
+	}
+}
+
+/* Is there room in the NOTIFY queue?  A full one must not stop the writing. */
+static bool
+tracker_may_notify(void)
+{
+	static bool said = false;
+	double		usage;
+
+	if (!anyvod_notify)
+		return false;
+	usage = DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage,
+											   (Datum) 0));
+	if (usage < TRACKER_FULL_QUEUE)
+	{
+		said = false;
+		return true;
+	}
+	if (!said)
+		ereport(LOG,
+				(errmsg("anyvod settles tasks without NOTIFY, whose queue is %d%% full",
+						(int) (usage * 100)),
+				 errhint("A session that listens has had a transaction open for long.")));
+	said = true;
+	return false;
+}
+
+/* One attempt at writing some changes. */
+static TrackerOutcome
+tracker_write_once(TrackerChange *changes, int n, int time_limit,
+				   ErrorData **error)
+{
+	TrackerWriting writing = {changes, n, tracker_may_notify()};
+	TrackerOutcome outcome;
+
+	for (int i = 0; i < n; i++)
+	{
+		changes[i].written = false;
+		changes[i].failure = NULL;
+	}
+	outcome = tracker_run(RowExclusiveLock, time_limit, tracker_write_body,
+						  &writing, error);
+	if (outcome != TRACKER_DONE)
+	{
+		for (int i = 0; i < n; i++)
+			changes[i].written = false;
+	}
+	return outcome;
+}
+
+/* Write changes, or find those that cannot be written. */
+static TrackerOutcome
+tracker_write_some(TrackerChange *changes, int n, int time_limit)
+{
+	TrackerOutcome outcome;
+	ErrorData  *error;
+
+	outcome = tracker_write_once(changes, n, time_limit, &error);
+	if (n == 1 && outcome == TRACKER_FAILED && !changes->drop_response &&
+		error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+	{
+		/* The result matters more than the answer's text. */
+		changes->drop_response = true;
+		outcome = tracker_write_once(changes, n, time_limit, &error);
+	}
+	if (outcome != TRACKER_FAILED)
+		return outcome;
+
+	if (n == 1)
+	{
+		changes->failure = error->message;
+		changes->failure_code = error->sqlerrcode;
+		return TRACKER_DONE;
+	}
+	CHECK_FOR_INTERRUPTS();
+	time_limit = Max(time_limit / 2, TRACKER_LEAST_TIME_LIMIT);
+	outcome = tracker_write_some(changes, n / 2, time_limit);
+	if (outcome != TRACKER_DONE)
+		return outcome;
+	return tracker_write_some(changes + n / 2, n - n / 2, time_limit);
+}
+
+/*
+ * Write changes into rows that are still pending with the server and owner
+ * they were asked for, in one transaction, and tell who listens.
+ *
+ * If that fails, halves are tried, down to the rows that cannot be written;
+ * they get their "failure".  A row that is not "written" in the end and has
+ * no failure is gone, changed, or held by somebody.  Failures are left to the
+ * caller to log.  At most one change may concern a row.
+ */
+TrackerOutcome
+tracker_write(TrackerChange *changes, int n)
+{
+	return tracker_write_some(changes, n, TRACKER_TIME_LIMIT);
+}
+
+
+/*
+ * Triggers, and waking by hand
+ */
+
+/* Warn once a session that nothing will fill rows in. */
+static void
+tracker_warn(void)
+{
+	static bool warned = false;
+
+	if (warned || (launcher_present() && anyvod_worker))
+		return;
+	warned = true;
+	if (!launcher_present())
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
+				 errdetail("The library \"anyvod\" is not preloaded."),
+				 errhint("Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.")));
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
+				 errdetail("The setting \"anyvod.worker\" is off."),
+				 errhint("Set \"anyvod.worker\" to on and reload the configuration.")));
+}
+
+/* Raise an error unless called as a trigger. */
+static TriggerData *
+tracker_trigger(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("the function must be called as a trigger")));
+	return (TriggerData *) fcinfo->context;
+}
+
+/* AFTER INSERT OR UPDATE OF state, server, owner: there may be work. */
+Datum
+anyvod_tasks_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = tracker_trigger(fcinfo);
+
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		tracker_warn();
+	launcher_note_work();
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * BEFORE UPDATE: a row that becomes pending, or is to be asked elsewhere, is
+ * as if it had never been asked; one that a user settles has been settled
+ * now.
+ */
+Datum
+anyvod_tasks_turned(PG_FUNCTION_ARGS)
+{
+	static const char *const learned[] = {
+		"status", "progress", "file_url", "expire_time", "error_code",
+		"error_message", "response", "started_at", "ended_at", "settled_at"
+	};
+	TriggerData *trigger = tracker_trigger(fcinfo);
+	TupleDesc	desc = trigger->tg_relation->rd_att;
+	int			columns[lengthof(learned)];
+	Datum		values[lengthof(learned)] = {0};
+	bool		nulls[lengthof(learned)];
+	int			settled_at = SPI_fnumber(desc, "settled_at");
+	int			state = SPI_fnumber(desc, "state");
+	char	   *label;
+
+	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
+		settled_at <= 0 || state <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
+
+	label = SPI_getvalue(trigger->tg_newtuple, desc, state);
+	if (label != NULL && strcmp(label, "pending") != 0)
+	{
+		columns[0] = settled_at;
+		values[0] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+		nulls[0] = false;
+		return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
+														 desc, 1, columns,
+														 values, nulls));
+	}
+	for (int i = 0; i < (int) lengthof(learned); i++)
+	{
+		columns[i] = SPI_fnumber(desc, learned[i]);
+		nulls[i] = true;
+	}
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
+													 desc, lengthof(learned),
+													 columns, values, nulls));
+}
+
+/*
+ * anyvod_wake() returns void
+ */
+Datum
+anyvod_wake(PG_FUNCTION_ARGS)
+{
+	launcher_note_work();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,78 @@
+/*-------------------------------------------------------------------------
+ *
+ * tracker.h
+ *		The worker's reads and writes of anyvod_tasks.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_TRACKER_H
+#define ANYVOD_TRACKER_H
+
+#include "answer.h"
+#include "datatype/timestamp.h"
+
+/* An answer larger than this is not kept in "response". */
+#define TRACKER_MAX_RESPONSE (1024 * 1024)
+
+/* How a transaction on the table went. */
+typedef enum TrackerOutcome
+{
+	TRACKER_DONE,
+	TRACKER_ABSENT,				/* there is no such table */
+	TRACKER_BUSY,				/* somebody has locked the table */
+	TRACKER_FAILED,				/* an error, which is in the log */
+} TrackerOutcome;
+
+/* A pending row, as a listing gives it. */
+typedef struct TrackerListed
+{
+	const char *task_id;
+	const char *server;
+	TimestampTz created_at;
+} TrackerListed;
+
+/* A pending row that is about to be asked for.  Strings are null if SQL's. */
+typedef struct TrackerRow
+{
+	const char *task_id;
+	const char *server;
+	const char *owner;
+	const char *status;
+	int			progress;		/* -1: null */
+	const char *task_type;
+	const char *model;
+	const char *error_code;
+	bool		has_started_at;
+	TimestampTz started_at;
+	TimestampTz created_at;
+} TrackerRow;
+
+/* What is to be written into a row, should it still be as it was asked for. */
+typedef struct TrackerChange
+{
+	const char *task_id;
+	const char *server;
+	const char *owner;
+	const char *state;			/* a label of anyvod_state */
+	const Answer *answer;		/* NULL: nothing was learned of the task */
+	const char *error_code;		/* instead of the answer's; UTF-8 or ASCII */
+	const char *error_message;
+	int			polls;			/* to be added */
+	bool		drop_response;	/* jsonb cannot hold it */
+	bool		written;		/* out: it was */
+	const char *failure;		/* out: why it cannot be, NULL if it can */
+	int			failure_code;	/* out: its SQLSTATE */
+} TrackerChange;
+
+typedef void (*TrackerListedVisit) (const TrackerListed *row, void *arg);
+typedef void (*TrackerRowVisit) (const TrackerRow *row, void *arg);
+
+extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
+								   void *arg);
+extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
+									  TrackerRowVisit visit, void *arg);
+extern TrackerOutcome tracker_write(TrackerChange *changes, int n);
+
+#endif							/* ANYVOD_TRACKER_H */

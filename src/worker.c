@@ -1,0 +1,1021 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		One process per database with pending tasks: the loop that asks for
+ *		them and writes what was learned.
+ *
+ * A turn of the loop takes the tasks that are due, confirms in one short
+ * read-only transaction that their rows are still pending, and starts
+ * requests; waits, with no transaction open, until something happens; reads
+ * the answers that have come; and writes what they change in one transaction.
+ * An answer that changes nothing is not written.
+ *
+ * What is kept in memory between turns is in queue.c, and may be lost at any
+ * time: the table is the truth, and asking twice is as good as asking once.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "answer.h"
+#include "anyvod.h"
+#include "http.h"
+#include "launcher.h"
+#include "queue.h"
+#include "schedule.h"
+#include "tracker.h"
+#include "upstream.h"
+
+#define SECOND INT64CONST(1000000)
+
+/* Tasks that one round takes at most, and changes that one batch has. */
+#define WORKER_ROUND 1000
+
+/*
+ * While so many changes wait to be written, because somebody has locked the
+ * table, nothing new is asked.
+ */
+#define WORKER_BACKLOG 1000
+
+/* Look again at a locked table, or a row that somebody holds, after this. */
+#define WORKER_BUSY_WAIT (SECOND / 4)
+#define WORKER_HELD_WAIT (1 * SECOND)
+
+/* A role or server that a row names may come back: look again after this. */
+#define WORKER_ACCOUNT_WAIT (60 * SECOND)
+
+/*
+ * A listing is not repeated before this many times what the last one took,
+ * so that many rows without an answer cannot make listing all that is done.
+ */
+#define WORKER_LISTING_SHARE 10
+
+/* A question that is on its way: what its row said when it was asked. */
+typedef struct WorkerAsk
+{
+	QueueTask  *task;			/* not queued until the question is over */
+	HttpRequest *request;		/* NULL: it could not be asked */
+	int64		due;			/* when to ask again */
+	uint64		upstream_id;
+	Oid			serverid;
+	Oid			userid;
+	NameData	server;
+	NameData	owner;
+	char	   *status;			/* the row's, NULL for null */
+	int			progress;
+	char	   *task_type;
+	char	   *model;
+	char	   *error_code;
+	bool		has_started_at;
+	TimestampTz started_at;
+} WorkerAsk;
+
+static struct
+{
+	MemoryContext asks;			/* questions on their way */
+	MemoryContext round;		/* one round's scratch */
+	MemoryContext changes_context;	/* answers that wait to be written */
+	HttpBatch  *batch;
+	TrackerChange *changes;		/* in changes_context, as are its asks */
+	WorkerAsk **changed;		/* the questions they answer */
+	int			nchanges;
+	int			max_changes;
+	int64		write_at;		/* not before this */
+	uint32		wakes;			/* announcements acted upon */
+	uint32		server_changes; /* those of changed servers among them */
+	bool		list_all;		/* nothing is known yet */
+	bool		list_new;		/* rows may have come */
+	int64		list_at;		/* not before this */
+	int64		idle_since;
+	bool		absent;			/* the table is not there */
+} worker;
+
+
+/*
+ * Small things
+ */
+
+static double
+worker_random(void)
+{
+	return pg_prng_double(&pg_global_prng_state);
+}
+
+/* Keep a string of a row for a question on its way. */
+static char *
+worker_keep(const char *string)
+{
+	return string ? MemoryContextStrdup(worker.asks, string) : NULL;
+}
+
+static bool
+worker_same(const char *a, const char *b)
+{
+	return a == NULL ? b == NULL : (b != NULL && strcmp(a, b) == 0);
+}
+
+/* Forget a question and its answer; its task has been seen to. */
+static void
+worker_free_ask(WorkerAsk *ask)
+{
+	if (ask->request != NULL)
+		http_release(ask->request);
+	if (ask->status)
+		pfree(ask->status);
+	if (ask->task_type)
+		pfree(ask->task_type);
+	if (ask->model)
+		pfree(ask->model);
+	if (ask->error_code)
+		pfree(ask->error_code);
+	pfree(ask);
+}
+
+/* A question changes nothing: ask again when it is due. */
+static void
+worker_drop_ask(WorkerAsk *ask)
+{
+	queue_put(ask->task, ask->due);
+	worker_free_ask(ask);
+}
+
+
+/*
+ * Listing
+ */
+
+static void
+worker_on_listed(const TrackerListed *row, void *arg)
+{
+	int64		now = *(int64 *) arg;
+	QueueTask  *task = queue_find(row->task_id);
+
+	if (task == NULL)
+		(void) queue_add(row->task_id, row->server, row->created_at, now);
+	else
+		queue_note_change(task, now);
+}
+
+/* Look for rows that are not known yet. */
+static void
+worker_list(void)
+{
+	int64		now = http_clock();
+
+	if (!(worker.list_all || worker.list_new) || now < worker.list_at)
+		return;
+	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
+	switch (tracker_list(worker.list_all, worker_on_listed, &now))
+	{
+		case TRACKER_DONE:
+			worker.list_all = worker.list_new = false;
+			worker.list_at = http_clock() +
+				WORKER_LISTING_SHARE * (http_clock() - now);
+			break;
+		case TRACKER_ABSENT:
+			worker.absent = true;
+			break;
+		case TRACKER_BUSY:
+		case TRACKER_FAILED:
+			worker.list_at = now + WORKER_BUSY_WAIT;
+			break;
+	}
+	if (queue_size() > 0)
+		launcher_serve();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+
+/*
+ * Asking
+ */
+
+/* The upstream of the rows that are being confirmed. */
+typedef struct WorkerAccount
+{
+	NameData	server;
+	NameData	owner;
+	const Upstream *upstream;	/* NULL: not to be had */
+	char		error_code[6];	/* then why, an SQLSTATE */
+	char	   *error_message;
+} WorkerAccount;
+
+/* Look the account of a row up; an error stays with its rows. */
+static void
+worker_find_account(WorkerAccount *account, const TrackerRow *row)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	if (strcmp(NameStr(account->server), row->server) == 0 &&
+		strcmp(NameStr(account->owner), row->owner) == 0)
+		return;
+	namestrcpy(&account->server, row->server);
+	namestrcpy(&account->owner, row->owner);
+	account->upstream = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		account->upstream = upstream_get(row->server,
+										 get_role_oid(row->owner, false));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(worker.round);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		account->upstream = NULL;
+		account->error_message = error->message;
+		strlcpy(account->error_code, unpack_sql_state(error->sqlerrcode),
+				sizeof(account->error_code));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/* A change of a row, to be written with the others. */
+static TrackerChange *
+worker_add_change(WorkerAsk *ask, const char *state)
+{
+	TrackerChange *change;
+
+	if (worker.nchanges >= worker.max_changes)
+	{
+		MemoryContext old = MemoryContextSwitchTo(worker.changes_context);
+		int			max = Max(64, worker.max_changes * 2);
+		TrackerChange *changes = palloc(max * sizeof(TrackerChange));
+		WorkerAsk **changed = palloc(max * sizeof(WorkerAsk *));
+
+		if (worker.nchanges > 0)
+		{
+			memcpy(changes, worker.changes,
+				   worker.nchanges * sizeof(TrackerChange));
+			memcpy(changed, worker.changed,
+				   worker.nchanges * sizeof(WorkerAsk *));
+		}
+		worker.changes = changes;
+		worker.changed = changed;
+		worker.max_changes = max;
+		MemoryContextSwitchTo(old);
+	}
+	change = &worker.changes[worker.nchanges];
+	worker.changed[worker.nchanges++] = ask;
+
+	memset(change, 0, sizeof(TrackerChange));
+	change->task_id = ask->task->task_id;
+	change->server = NameStr(ask->server);
+	change->owner = NameStr(ask->owner);
+	change->state = state;
+	change->polls = ask->task->polls;
+	return change;
+}
+
+/* Is a row so old that the upstream does not know its task any more? */
+static bool
+worker_is_old(const QueueTask *task)
+{
+	return TimestampDifferenceExceeds(task->created_at,
+									  GetCurrentTimestamp(), 0) &&
+		GetCurrentTimestamp() - task->created_at >
+		anyvod_give_up_after * SECOND;
+}
+
+/*
+ * A row's own trouble: written into the row while it is new there, and the
+ * reason it is abandoned for when it is too old.  Takes the question over.
+ */
+static void
+worker_note_trouble(WorkerAsk *ask, const Answer *answer, const char *code,
+					const char *message)
+{
+	bool		old = worker_is_old(ask->task);
+	TrackerChange *change;
+
+	if (!old && worker_same(ask->error_code, code))
+	{
+		worker_drop_ask(ask);
+		return;
+	}
+	change = worker_add_change(ask, old ? "abandoned" : "pending");
+	change->answer = answer;
+	change->error_code = code;
+	change->error_message = message;
+}
+
+/* What a row says when its question is asked. */
+static WorkerAsk *
+worker_make_ask(QueueTask *task, const TrackerRow *row)
+{
+	WorkerAsk  *ask = MemoryContextAllocZero(worker.asks, sizeof(WorkerAsk));
+
+	ask->task = task;
+	namestrcpy(&ask->server, row->server);
+	namestrcpy(&ask->owner, row->owner);
+	ask->status = worker_keep(row->status);
+	ask->progress = row->progress;
+	ask->task_type = worker_keep(row->task_type);
+	ask->model = worker_keep(row->model);
+	ask->error_code = worker_keep(row->error_code);
+	ask->has_started_at = row->has_started_at;
+	ask->started_at = row->started_at;
+	return ask;
+}
+
+/* The row of a task has no server or role that could ask for it. */
+static void
+worker_note_no_account(QueueTask *task, const TrackerRow *row,
+					   const WorkerAccount *account)
+{
+	MemoryContext old = MemoryContextSwitchTo(worker.changes_context);
+	char	   *code = pstrdup(account->error_code);
+	char	   *message = pstrdup(account->error_message);
+	WorkerAsk  *ask = worker_make_ask(task, row);
+
+	task->held = true;
+	ask->due = http_clock() + WORKER_ACCOUNT_WAIT;
+	worker_note_trouble(ask, NULL, code, message);
+	MemoryContextSwitchTo(old);
+}
+
+/* A row that is due is still pending: ask, if its server may be asked. */
+static void
+worker_on_confirmed(const TrackerRow *row, void *arg)
+{
+	WorkerAccount *account = arg;
+	QueueTask  *task = queue_find(row->task_id);
+	int64		now = http_clock();
+	int64		paused_until;
+	WorkerAsk  *ask;
+
+	if (task == NULL || task->confirmed)
+		return;
+	task->confirmed = true;
+	if (strcmp(row->server, NameStr(task->server->name)) != 0)
+	{
+		queue_move(task, row->server, now);
+		return;
+	}
+	worker_find_account(account, row);
+	if (account->upstream == NULL)
+	{
+		worker_note_no_account(task, row, account);
+		return;
+	}
+	queue_note_limits(task->server, account->upstream);
+	paused_until = queue_account_paused(row->server, row->owner,
+										account->upstream->id, now);
+	if (paused_until > 0)
+	{
+		task->held = true;
+		queue_put(task, paused_until);
+		return;
+	}
+
+	ask = worker_make_ask(task, row);
+	ask->upstream_id = account->upstream->id;
+	ask->serverid = account->upstream->serverid;
+	ask->userid = account->upstream->userid;
+	task->polls++;
+	queue_note_start(task->server, now);
+	ask->request = http_start(worker.batch, account->upstream, task->task_id,
+							  ask);
+}
+
+/* After a round: what has become of the tasks that were taken. */
+static void
+worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
+{
+	int64		now = http_clock();
+
+	for (int i = 0; i < n; i++)
+	{
+		if (tasks[i]->confirmed)
+			continue;
+		if (outcome == TRACKER_DONE)
+			queue_remove(tasks[i]); /* deleted, or settled by somebody */
+		else
+			queue_put(tasks[i], now + WORKER_BUSY_WAIT);
+	}
+	if (outcome == TRACKER_ABSENT)
+		worker.absent = true;
+}
+
+/* Ask for the tasks that are due.  Returns whether there may be more. */
+static bool
+worker_ask(void)
+{
+	QueueTask  *tasks[WORKER_ROUND];
+	const char *task_ids[WORKER_ROUND];
+	WorkerAccount account;
+	TrackerOutcome outcome;
+	int			n;
+
+	if (worker.nchanges >= WORKER_BACKLOG)
+		return false;
+	n = queue_take(tasks, WORKER_ROUND, http_clock());
+	if (n == 0)
+		return false;
+	for (int i = 0; i < n; i++)
+		task_ids[i] = tasks[i]->task_id;
+
+	memset(&account, 0, sizeof(account));
+	pgstat_report_activity(STATE_RUNNING, "reading tasks that are due");
+	outcome = tracker_confirm(task_ids, n, worker_on_confirmed, &account);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	worker_settle_round(tasks, n, outcome);
+	return n == WORKER_ROUND;
+}
+
+
+/*
+ * Answers
+ */
+
+/* Does a running task's answer say anything that its row does not? */
+static bool
+worker_is_news(const WorkerAsk *ask, const Answer *answer)
+{
+	if (ask->error_code != NULL)
+		return true;
+	if (answer->status && !worker_same(answer->status, ask->status))
+		return true;
+	if (answer->progress >= 0 && answer->progress != ask->progress)
+		return true;
+	if (answer->task_type && !worker_same(answer->task_type, ask->task_type))
+		return true;
+	if (answer->model && !worker_same(answer->model, ask->model))
+		return true;
+	return answer->has_started_at &&
+		!(ask->has_started_at && ask->started_at == answer->started_at);
+}
+
+/* When to ask again for a task that is running. */
+static int64
+worker_next(const QueueTask *task, const Answer *answer, int64 now)
+{
+	ScheduleSettings settings = {
+		.detection_delay = anyvod_detection_delay * INT64CONST(1000),
+		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
+		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
+	};
+	TimestampTz started = answer->has_started_at ? answer->started_at :
+		task->created_at;
+	ScheduleTask running = {
+		.server = NameStr(task->server->name),
+		.task_type = answer->task_type,
+		.model = answer->model,
+		.elapsed = Max(GetCurrentTimestamp() - started, 0),
+	};
+
+	return now + schedule_next(&settings, &running, worker_random());
+}
+
+/* The task runs on. */
+static void
+worker_on_running(WorkerAsk *ask, const Answer *answer, int64 now)
+{
+	QueueTask  *task = ask->task;
+
+	task->failures = task->troubles = 0;
+	task->held = task->logged = false;
+	queue_note_success(task->server);
+	ask->due = worker_next(task, answer, now);
+	if (worker_is_old(task))
+		worker_add_change(ask, "abandoned")->answer = answer;
+	else if (worker_is_news(ask, answer))
+		worker_add_change(ask, "pending")->answer = answer;
+	else
+		worker_drop_ask(ask);
+}
+
+/* The task has ended. */
+static void
+worker_on_ended(WorkerAsk *ask, const Answer *answer, const char *state,
+				int64 now)
+{
+	queue_note_success(ask->task->server);
+	ask->due = now + WORKER_HELD_WAIT;
+	worker_add_change(ask, state)->answer = answer;
+}
+
+/* A trouble of the task itself that is borne for a while. */
+static void
+worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
+				  int64 now)
+{
+	QueueTask  *task = ask->task;
+	const char *code = answer->error_code ? answer->error_code :
+		answer_verdict_name(answer->verdict);
+
+	queue_note_success(task->server);
+	if (task->troubles == 0 || task->trouble != why)
+	{
+		task->trouble = why;
+		task->troubles = 0;
+		task->trouble_since = now;
+	}
+	if (task->troubles < PG_UINT16_MAX)
+		task->troubles++;
+	if (schedule_is_final(why, task->troubles, now - task->trouble_since))
+	{
+		TrackerChange *change;
+
+		ask->due = now + WORKER_HELD_WAIT;
+		change = worker_add_change(ask, "failed");
+		change->answer = answer;
+		change->error_code = code;
+		change->error_message = answer->error_message;
+		return;
+	}
+	ask->due = now + schedule_retry(why, task->troubles, worker_random());
+	worker_note_trouble(ask, answer, code, answer->error_message);
+}
+
+/*
+ * The server is in trouble.  That is not written into the row, unless it is
+ * to be abandoned.
+ */
+static void
+worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
+						 const char *message, int64 now)
+{
+	QueueTask  *task = ask->task;
+
+	task->held = true;
+	if (task->failures < PG_UINT16_MAX)
+		task->failures++;
+	queue_note_failure(task->server, why, ask->request->retry_after,
+					   ask->request->started, now, worker_random());
+	ask->due = now;				/* after the server's pause, if limited */
+	if (why != SCHEDULE_RATE_LIMITED)
+		ask->due += schedule_retry(why, task->failures, worker_random());
+	if (worker_is_old(task))
+	{
+		TrackerChange *change = worker_add_change(ask, "abandoned");
+
+		change->error_code = code;
+		change->error_message = message;
+	}
+	else
+		worker_drop_ask(ask);
+}
+
+/* The server refuses the key: this role asks it nothing for a while. */
+static void
+worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
+{
+	QueueTask  *task = ask->task;
+	int64		until = now + schedule_retry(SCHEDULE_AUTH, 1,
+											 worker_random());
+
+	queue_note_success(task->server);
+	task->held = true;
+	ask->due = until;
+	if (upstream_forget(ask->serverid, ask->userid) && task->failures == 0)
+		ask->due = now;			/* the key's file may hold another by now */
+	else
+		queue_pause_account(NameStr(ask->server), NameStr(ask->owner),
+							ask->upstream_id, until);
+	if (task->failures < PG_UINT16_MAX)
+		task->failures++;
+	if (worker_is_old(task))
+	{
+		TrackerChange *change = worker_add_change(ask, "abandoned");
+
+		change->error_code = answer->error_code;
+		change->error_message = answer->error_message;
+	}
+	else
+		worker_drop_ask(ask);
+}
+
+/* An answer has come and has been read. */
+static void
+worker_on_answer(WorkerAsk *ask, const Answer *answer, int64 now)
+{
+	const char *code = answer->error_code ? answer->error_code :
+		answer_verdict_name(answer->verdict);
+	const char *message = answer->error_message ? answer->error_message :
+		answer->flaw_detail;
+
+	switch (answer->verdict)
+	{
+		case ANSWER_RUNNING:
+			worker_on_running(ask, answer, now);
+			break;
+		case ANSWER_SUCCEEDED:
+			worker_on_ended(ask, answer, "succeeded", now);
+			break;
+		case ANSWER_FAILED:
+			worker_on_ended(ask, answer, "failed", now);
+			break;
+		case ANSWER_NO_OUTPUT:
+			worker_on_trouble(ask, answer, SCHEDULE_NO_OUTPUT, now);
+			break;
+		case ANSWER_UNKNOWN_TASK:
+			worker_on_trouble(ask, answer, SCHEDULE_UNKNOWN_TASK, now);
+			break;
+		case ANSWER_AUTH:
+			worker_on_auth(ask, answer, now);
+			break;
+		case ANSWER_RATE_LIMITED:
+			worker_on_server_trouble(ask, SCHEDULE_RATE_LIMITED, code,
+									 message, now);
+			break;
+		case ANSWER_TRANSIENT:
+			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, message,
+									 now);
+			break;
+		case ANSWER_REJECTED:
+			worker_on_server_trouble(ask, SCHEDULE_REJECTED, code, message,
+									 now);
+			break;
+		case ANSWER_UNREADABLE:
+			worker_on_server_trouble(ask, SCHEDULE_UNREADABLE, code, message,
+									 now);
+			break;
+	}
+}
+
+/* No answer has come. */
+static void
+worker_on_no_answer(WorkerAsk *ask, int64 now)
+{
+	HttpRequest *request = ask->request;
+
+	switch (request->outcome)
+	{
+		case HTTP_NO_DESCRIPTOR:
+		case HTTP_NO_MEMORY:
+			/* Our own trouble says nothing of the server or the task. */
+			ask->due = now + schedule_retry(SCHEDULE_TRANSIENT, 1,
+											worker_random());
+			worker_drop_ask(ask);
+			break;
+		case HTTP_TOO_LARGE:
+			worker_on_server_trouble(ask, SCHEDULE_UNREADABLE, "too_large",
+									 "the answer is too large", now);
+			break;
+		case HTTP_TIMED_OUT:
+			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, "timed_out",
+									 request->trouble, now);
+			break;
+		case HTTP_UNREACHABLE:
+			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, "unreachable",
+									 request->trouble, now);
+			break;
+		default:
+			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, "broken_off",
+									 request->trouble, now);
+			break;
+	}
+}
+
+/* Read the answers that have come, and decide what follows from each. */
+static void
+worker_read(void)
+{
+	HttpRequest *request;
+
+	while (worker.nchanges < WORKER_BACKLOG &&
+		   (request = http_finished(worker.batch)) != NULL)
+	{
+		WorkerAsk  *ask = request->tag;
+		MemoryContext old = MemoryContextSwitchTo(worker.changes_context);
+		int64		now = http_clock();
+
+		http_keep(request);
+		ask->task->server->in_flight--;
+		if (request->outcome == HTTP_ANSWERED)
+		{
+			Answer	   *answer = palloc(sizeof(Answer));
+
+			answer_read(answer, request->status, request->content_type,
+						request->body, request->body_len);
+			worker_on_answer(ask, answer, now);
+		}
+		else
+			worker_on_no_answer(ask, now);
+		MemoryContextSwitchTo(old);
+		if (worker.nchanges == 0)
+			MemoryContextReset(worker.changes_context);
+	}
+}
+
+
+/*
+ * Writing
+ */
+
+/* All changes have been dealt with, and their tasks seen to. */
+static void
+worker_forget_changes(void)
+{
+	for (int i = 0; i < worker.nchanges; i++)
+		worker_free_ask(worker.changed[i]);
+	worker.nchanges = 0;
+	worker.max_changes = 0;
+	worker.changes = NULL;
+	worker.changed = NULL;
+	MemoryContextReset(worker.changes_context);
+}
+
+/*
+ * A row cannot be written.  It says so itself, if that can be written, and
+ * the log does, once; it is asked for again later.
+ */
+static void
+worker_on_failure(const TrackerChange *change, WorkerAsk *ask)
+{
+	QueueTask  *task = ask->task;
+	const char *code = unpack_sql_state(change->failure_code);
+	TrackerChange note = {
+		.task_id = change->task_id,
+		.server = change->server,
+		.owner = change->owner,
+		.state = "pending",
+		.error_code = code,
+		.error_message = change->failure,
+	};
+
+	if (task->failures < PG_UINT16_MAX)
+		task->failures++;
+	ask->due = http_clock() + schedule_retry(SCHEDULE_ROW, task->failures,
+											 worker_random());
+	if (!task->logged)
+		ereport(LOG,
+				(errcode(change->failure_code),
+				 errmsg("anyvod could not write task \"%s\": %s",
+						task->task_id, change->failure)));
+	if (!task->logged && !worker_same(ask->error_code, code))
+		(void) tracker_write(&note, 1);
+	task->logged = true;
+}
+
+/* Changes have been written, or not: what becomes of their tasks. */
+static void
+worker_settle_changes(void)
+{
+	for (int i = 0; i < worker.nchanges; i++)
+	{
+		TrackerChange *change = &worker.changes[i];
+		WorkerAsk  *ask = worker.changed[i];
+
+		if (change->written && strcmp(change->state, "pending") != 0)
+		{
+			queue_remove(ask->task);
+			continue;
+		}
+		if (change->written)
+			ask->task->polls -= change->polls;
+		else if (change->failure != NULL)
+			worker_on_failure(change, ask);
+		queue_put(ask->task, ask->due);
+	}
+}
+
+/* Write what has been learned. */
+static void
+worker_write(void)
+{
+	int64		now = http_clock();
+
+	if (worker.nchanges == 0 || now < worker.write_at)
+		return;
+	pgstat_report_activity(STATE_RUNNING, "writing tasks");
+	switch (tracker_write(worker.changes, worker.nchanges))
+	{
+		case TRACKER_DONE:
+			worker_settle_changes();
+			worker_forget_changes();
+			break;
+		case TRACKER_BUSY:
+		case TRACKER_FAILED:
+			worker.write_at = now + WORKER_BUSY_WAIT;
+			break;
+		case TRACKER_ABSENT:
+			worker.absent = true;
+			break;
+	}
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+
+/*
+ * The loop
+ */
+
+/* Has work been announced? */
+static void
+worker_note_wakes(void)
+{
+	uint32		changes;
+	uint32		wakes = launcher_wakes(&changes);
+
+	if (wakes == worker.wakes)
+		return;
+	worker.wakes = wakes;
+	worker.list_new = true;
+	if (changes != worker.server_changes)
+		queue_forget_trouble(http_clock());
+	worker.server_changes = changes;
+}
+
+/* End the process, unless work has been announced meanwhile. */
+static void
+worker_leave(void)
+{
+	if (launcher_leave(worker.wakes))
+		proc_exit(0);
+}
+
+/*
+ * How long to wait at most, in milliseconds; -1: until something happens.
+ * Leaves when there is nothing to do, and has not been for idle_timeout.
+ */
+static long
+worker_time_to_wait(void)
+{
+	int64		now = http_clock();
+	int64		until = QUEUE_NEVER;
+
+	if (worker.list_all || worker.list_new)
+		until = Min(until, worker.list_at);
+	if (worker.nchanges > 0)
+		until = Min(until, worker.write_at);
+	if (worker.nchanges < WORKER_BACKLOG)
+		until = Min(until, queue_next(now));
+
+	if (queue_size() > 0 || worker.list_all || worker.list_new)
+		worker.idle_since = 0;
+	else
+	{
+		int64		end;
+
+		if (worker.idle_since == 0)
+			worker.idle_since = now;
+		end = worker.idle_since + anyvod_idle_timeout * INT64CONST(1000);
+		if (end <= now)
+			worker_leave();
+		until = Min(until, end);
+	}
+	if (until == QUEUE_NEVER)
+		return -1;
+	return until <= now ? 0 : (long) ((until - now + 999) / 1000);
+}
+
+/* Settings have changed. */
+static void
+worker_reload(void)
+{
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	while (!anyvod_worker)
+	{
+		worker_note_wakes();
+		worker_leave();
+	}
+}
+
+/* Settings that must not depend on what a role or database has set. */
+static void
+worker_pin_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			pinned[] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"row_security", "off"},
+		{"synchronous_commit", "local"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "1s"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"session_replication_role", "origin"},
+		/* Always through the keys, whatever the table's statistics say. */
+		{"enable_seqscan", "off"},
+		{"enable_hashjoin", "off"},
+		{"enable_mergejoin", "off"},
+		{"plan_cache_mode", "force_generic_plan"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
+/* Make what the loop works with. */
+static void
+worker_init(void)
+{
+	worker.asks = AllocSetContextCreate(TopMemoryContext, "anyvod questions",
+										ALLOCSET_DEFAULT_SIZES);
+	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
+										 ALLOCSET_DEFAULT_SIZES);
+	worker.changes_context = AllocSetContextCreate(TopMemoryContext,
+												   "anyvod changes",
+												   ALLOCSET_DEFAULT_SIZES);
+	queue_init();
+	worker.list_all = true;
+}
+
+/* A visit that found nothing to do ends before libcurl is even started. */
+static void
+worker_first_look(void)
+{
+	for (;;)
+	{
+		worker.wakes = launcher_wakes(&worker.server_changes);
+		worker.list_all = true;
+		worker_list();
+		if (worker.absent || (!worker.list_all && queue_size() == 0))
+		{
+			worker_leave();
+			worker.absent = false;
+			continue;			/* work has come meanwhile */
+		}
+		break;
+	}
+}
+
+/* One turn. */
+static void
+worker_turn(void)
+{
+	long		timeout = -1;
+
+	worker_note_wakes();
+	worker_list();
+	worker_read();
+	worker_write();
+	if (worker_ask())
+		timeout = 0;
+	MemoryContextReset(worker.round);
+	if (worker.absent)
+	{
+		/* The extension was dropped, and all questions are void. */
+		worker_note_wakes();
+		worker_leave();
+		proc_exit(1);			/* it has been made again: start afresh */
+	}
+	if (timeout != 0)
+		timeout = worker_time_to_wait();
+	(void) http_turn(http_finished(worker.batch) ? 0 : timeout);
+	if (ConfigReloadPending)
+		worker_reload();
+}
+
+void
+worker_main(Datum database)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database),
+											  InvalidOid, 0);
+	launcher_attach();
+	worker_pin_settings();
+	worker_init();
+	MemoryContextSwitchTo(worker.round);
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	worker_first_look();
+	worker.batch = http_batch_create(worker.asks);
+	for (;;)
+	{
+		MemoryContextSwitchTo(worker.round);
+		worker_turn();
+	}
+}
