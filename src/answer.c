@@ -292,45 +292,59 @@ scan_init(Scan *scan, const char *text, size_t len)
 }
 
 /*
- * Is this a text that plainly needs no further look: ASCII without NUL and
+ * In each byte of word that is c (ASCII), the high bit; the others zero.
+ *
+ * A byte v of 7 bits is zero if v + 0x7F lacks the high bit, and one of 8 bits
+ * is not zero; v is the byte XOR c, and 0x7F carries nothing into the next.
+ */
+static inline uint64
+bytes_equal(uint64 word, char c)
+{
+	const uint64 ones = UINT64CONST(0x0101010101010101);
+	const uint64 lows = ones * 0x7F;
+	uint64		v = word ^ (ones * (unsigned char) c);
+
+	return ~(((v & lows) + lows) | v | lows);
+}
+
+/*
+ * Is this a text that plainly needs no further look: UTF-8 without NUL and
  * backslash, with too few brackets to be nested too deep?
  *
- * Eight bytes at a time; most answers pass, and a megabyte of Base64 does.
- * A byte v is zero if (v + 0x7F) and v both lack the high bit; with v being
- * the text XOR a character, zero means that character.
+ * Eight bytes at a time, since most answers pass, and megabytes of Base64 do.
  */
 static bool
 is_plain(const char *text, size_t len)
 {
 	const uint64 ones = UINT64CONST(0x0101010101010101);
-	const uint64 lows = ones * 0x7F;
-	uint64		odd = 0;		/* high bits of bytes that need a look */
-	size_t		opened = 0;
+	uint64		opened = 0;
+	uint64		bits = 0;		/* of all bytes together */
 	size_t		i;
 
 	for (i = 0; i + sizeof(uint64) <= len; i += sizeof(uint64))
 	{
-		uint64		bytes;
-		uint64		opening;
+		uint64		word;
 
-		memcpy(&bytes, text + i, sizeof(bytes));
-		odd |= bytes | ~(bytes + lows) |
-			~((bytes ^ (ones * '\\')) + lows);
-		if (odd & ~lows)
+		memcpy(&word, text + i, sizeof(word));
+		bits |= word;
+		if (bytes_equal(word, '\0') | bytes_equal(word, '\\'))
 			return false;
 		/* '{' is '[' with one bit more; the product adds up the bytes */
-		opening = ~(((bytes | (ones * 0x20)) ^ (ones * '{')) + lows) & ~lows;
-		opened += ((opening >> 7) * ones) >> 56;
+		opened += ((bytes_equal(word | (ones * 0x20), '{') >> 7) *
+				   ones) >> 56;
 	}
 	for (; i < len; i++)
 	{
-		unsigned char c = (unsigned char) text[i];
-
-		if (c >= 0x80 || c == '\0' || c == '\\')
+		if (text[i] == '\0' || text[i] == '\\')
 			return false;
-		opened += c == '{' || c == '[';
+		opened += text[i] == '{' || text[i] == '[';
+		bits |= (unsigned char) text[i];
 	}
-	return opened <= ANSWER_MAX_DEPTH;
+	if (opened > ANSWER_MAX_DEPTH)
+		return false;
+	/* the higher half of a byte's values is not ASCII */
+	return (bits & (ones * 0x80)) == 0 ||
+		pg_encoding_verifymbstr(PG_UTF8, text, (int) len) == (int) len;
 }
 
 /*
@@ -469,10 +483,15 @@ tidy_text(char *token, int max_chars, const char *except)
 {
 	size_t		full = strlen(token);
 	size_t		len = clip_length(token, full, max_chars);
-	char	   *out = token;
+	const char *in = token;
+	char	   *out;
 
 	token[len] = '\0';
-	for (const char *in = token; *in != '\0';)
+	/* most have nothing to replace: move on to what may be (C1 begins so) */
+	while ((unsigned char) *in >= 0x20 && *in != 0x7F && *in != '\xC2')
+		in++;
+	out = token + (in - token);
+	while (*in != '\0')
 	{
 		int			control = control_length(in);
 
@@ -494,6 +513,20 @@ tidy_text(char *token, int max_chars, const char *except)
 		return copy;
 	}
 	return token;
+}
+
+static char *
+concat(const char *a, const char *b, const char *c)
+{
+	size_t		a_len = strlen(a);
+	size_t		b_len = strlen(b);
+	size_t		c_size = strlen(c) + 1;
+	char	   *result = palloc(a_len + b_len + c_size);
+
+	memcpy(result, a, a_len);
+	memcpy(result + a_len, b, b_len);
+	memcpy(result + a_len + b_len, c, c_size);
+	return result;
 }
 
 /* A one-line field: trimmed, NULL if nothing is left.  Takes over token. */
@@ -1639,12 +1672,10 @@ choose_task(const Response *response)
 
 	if (response->task_type != NULL)
 	{
-		char	   *key = psprintf("%sTask", response->task_type);
-
 		task = find_task(response, response->task_type);
 		if (task == NULL)
-			task = find_task(response, key);
-		pfree(key);
+			task = find_task(response, concat(response->task_type, "Task",
+											  ""));
 	}
 	if (task == NULL && response->ntasks == 1)
 	{
@@ -1722,8 +1753,7 @@ model_of(const Input *input)
 	if (input->model_name == NULL || input->model_version == NULL)
 		return input->model_name != NULL ? input->model_name :
 			input->model_version;
-	return tidy_line(psprintf("%s %s", input->model_name,
-							  input->model_version));
+	return tidy_line(concat(input->model_name, " ", input->model_version));
 }
 
 /* Generations of images, video, audio and models make a file; others may. */

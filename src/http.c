@@ -32,13 +32,6 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#ifdef HAVE_SYS_EPOLL_H
-#include <sys/epoll.h>
-#elif defined(HAVE_SYS_EVENT_H)
-#include <sys/event.h>
-#else
-#error "anyvod needs epoll or kqueue"
-#endif
 
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -49,6 +42,7 @@
 
 #include "compat.h"
 #include "http.h"
+#include "poller.h"
 
 /* The path of a question; the task id follows. */
 #define HTTP_PATH "/tencent-vod/v1/query/"
@@ -61,9 +55,6 @@
 
 /* Shorter than any key: an answer may hold it by chance. */
 #define HTTP_SHORTEST_KEY 8
-
-/* Events taken from the poller at once. */
-#define HTTP_EVENTS 128
 
 /* A body starts with room for a usual answer (1.1 kB, 4 kB in full shape). */
 #define HTTP_FIRST_BODY 8192
@@ -112,7 +103,7 @@ struct HttpBatch
 /* What libcurl wants to know about a descriptor, and what the poller knows. */
 typedef struct HttpSocket
 {
-	uint8		wanted;			/* CURL_POLL_IN | CURL_POLL_OUT, 0: nothing */
+	uint8		wanted;			/* POLLER_IN | POLLER_OUT, 0: nothing */
 	uint8		polled;			/* the same, as registered with the poller */
 	bool		ours;			/* opened by our callback */
 } HttpSocket;
@@ -148,130 +139,6 @@ http_clock(void)
 	INSTR_TIME_SET_CURRENT(now);
 	return (int64) INSTR_TIME_GET_MICROSEC(now);
 }
-
-
-/*
- * The poller: epoll, or kqueue where there is no epoll
- */
-
-#ifdef HAVE_SYS_EPOLL_H
-
-static int
-poller_create(void)
-{
-	return epoll_create1(EPOLL_CLOEXEC);
-}
-
-/* Change what is waited for at a descriptor from "from" to "to". */
-static bool
-poller_set(int poller, int fd, int from, int to)
-{
-	struct epoll_event event = {0};
-	int			operation;
-
-	event.data.fd = fd;
-	if (to & CURL_POLL_IN)
-		event.events |= EPOLLIN;
-	if (to & CURL_POLL_OUT)
-		event.events |= EPOLLOUT;
-
-	if (to == 0)
-		operation = EPOLL_CTL_DEL;
-	else if (from == 0)
-		operation = EPOLL_CTL_ADD;
-	else
-		operation = EPOLL_CTL_MOD;
-
-	if (epoll_ctl(poller, operation, fd, &event) == 0)
-		return true;
-
-	/* A descriptor closed behind our back is not in the set any more. */
-	if (operation == EPOLL_CTL_DEL)
-		return errno == ENOENT || errno == EBADF;
-	if (operation == EPOLL_CTL_MOD && errno == ENOENT)
-		return epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) == 0;
-	if (operation == EPOLL_CTL_ADD && errno == EEXIST)
-		return epoll_ctl(poller, EPOLL_CTL_MOD, fd, &event) == 0;
-	return false;
-}
-
-/* Take the events that are there, without waiting; returns how many. */
-static int
-poller_take(int poller, int *fds, int *masks, int max)
-{
-	struct epoll_event events[HTTP_EVENTS];
-	int			n;
-
-	n = epoll_wait(poller, events, Min(max, HTTP_EVENTS), 0);
-	for (int i = 0; i < n; i++)
-	{
-		fds[i] = events[i].data.fd;
-		masks[i] = 0;
-		if (events[i].events & EPOLLIN)
-			masks[i] |= CURL_CSELECT_IN;
-		if (events[i].events & EPOLLOUT)
-			masks[i] |= CURL_CSELECT_OUT;
-		if (events[i].events & (EPOLLERR | EPOLLHUP))
-			masks[i] |= CURL_CSELECT_IN | CURL_CSELECT_OUT | CURL_CSELECT_ERR;
-	}
-	return Max(n, 0);
-}
-
-#else							/* kqueue */
-
-static int
-poller_create(void)
-{
-	int			poller = kqueue();
-
-	if (poller >= 0)
-		(void) fcntl(poller, F_SETFD, FD_CLOEXEC);
-	return poller;
-}
-
-static bool
-poller_set(int poller, int fd, int from, int to)
-{
-	struct kevent changes[2];
-	int			n = 0;
-
-	if ((from ^ to) & CURL_POLL_IN)
-		EV_SET(&changes[n++], fd, EVFILT_READ,
-			   (to & CURL_POLL_IN) ? EV_ADD : EV_DELETE, 0, 0, NULL);
-	if ((from ^ to) & CURL_POLL_OUT)
-		EV_SET(&changes[n++], fd, EVFILT_WRITE,
-			   (to & CURL_POLL_OUT) ? EV_ADD : EV_DELETE, 0, 0, NULL);
-
-	for (int i = 0; i < n; i++)
-	{
-		if (kevent(poller, &changes[i], 1, NULL, 0, NULL) < 0 &&
-			!((changes[i].flags & EV_DELETE) &&
-			  (errno == ENOENT || errno == EBADF)))
-			return false;
-	}
-	return true;
-}
-
-static int
-poller_take(int poller, int *fds, int *masks, int max)
-{
-	struct kevent events[HTTP_EVENTS];
-	struct timespec no_wait = {0, 0};
-	int			n;
-
-	n = kevent(poller, NULL, 0, events, Min(max, HTTP_EVENTS), &no_wait);
-	for (int i = 0; i < n; i++)
-	{
-		fds[i] = (int) events[i].ident;
-		masks[i] = events[i].filter == EVFILT_READ ?
-			CURL_CSELECT_IN : CURL_CSELECT_OUT;
-		if (events[i].flags & EV_ERROR)
-			masks[i] |= CURL_CSELECT_ERR;
-	}
-	return Max(n, 0);
-}
-
-#endif
 
 
 /*
@@ -360,7 +227,12 @@ static int
 http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 {
 	HttpSocket *socket;
-	int			wanted = (what == CURL_POLL_REMOVE) ? 0 : what;
+	int			wanted = 0;
+
+	if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
+		wanted |= POLLER_IN;
+	if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
+		wanted |= POLLER_OUT;
 
 	if (!http_socket_room(fd))
 		return -1;
@@ -559,29 +431,43 @@ http_init(void)
 	http.multi = multi;
 }
 
+/* What libcurl wants to hear of an event. */
+static int
+http_mask(const PollerEvent *event)
+{
+	int			mask = 0;
+
+	if (event->in || event->broken)
+		mask |= CURL_CSELECT_IN;
+	if (event->out || event->broken)
+		mask |= CURL_CSELECT_OUT;
+	if (event->broken)
+		mask |= CURL_CSELECT_ERR;
+	return mask;
+}
+
 /* Give libcurl the events that are there and the time that has passed. */
 static void
 http_dispatch(void)
 {
-	int			fds[HTTP_EVENTS];
-	int			masks[HTTP_EVENTS];
+	PollerEvent events[POLLER_EVENTS];
 	int			running;
 	int			n;
 
-	n = poller_take(http.poller, fds, masks, HTTP_EVENTS);
+	n = poller_take(http.poller, events);
 	for (int i = 0; i < n; i++)
 	{
-		HttpSocket *socket = &http.sockets[fds[i]];
+		HttpSocket *socket = &http.sockets[events[i].fd];
 
 		if (socket->wanted == 0)
 		{
 			/* An idle connection: most likely its peer has closed it. */
-			(void) poller_set(http.poller, fds[i], socket->polled, 0);
+			(void) poller_set(http.poller, events[i].fd, socket->polled, 0);
 			socket->polled = 0;
 			continue;
 		}
-		(void) curl_multi_socket_action(http.multi, fds[i], masks[i],
-										&running);
+		(void) curl_multi_socket_action(http.multi, events[i].fd,
+										http_mask(&events[i]), &running);
 	}
 	if (http.timer_set && http_clock() >= http.timer)
 	{

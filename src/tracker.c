@@ -276,6 +276,7 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 		outcome = tracker_transact(lock, body, arg);
 		CommitTransactionCommand();
 		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false; /* should it have gone off just now */
 	}
 	PG_CATCH();
 	{
@@ -294,10 +295,15 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 	return outcome;
 }
 
-/* Tell the log of an error that a transaction ended with. */
+/* Tell the log of an error that a transaction ended with, but not again. */
 static void
 tracker_log(const char *doing, const ErrorData *error)
 {
+	static char said[256];
+
+	if (strncmp(error->message, said, sizeof(said) - 1) == 0)
+		return;
+	strlcpy(said, error->message, sizeof(said));
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
 			 errmsg("anyvod could not %s: %s", doing, error->message),
@@ -353,7 +359,8 @@ static void
 tracker_list_body(void *arg)
 {
 	TrackerListing *listing = arg;
-	char	   *sql = psprintf("SELECT task_id, server, created_at"
+	char	   *sql = psprintf("SELECT task_id, server, created_at,"
+							   " status IS NOT NULL"
 							   " FROM %s.anyvod_tasks"
 							   " WHERE state = 'pending'%s",
 							   tracker_schema,
@@ -385,6 +392,7 @@ tracker_list_body(void *arg)
 			row.server = tracker_string(rows, i, 2);
 			row.created_at =
 				DatumGetTimestampTz(tracker_value(rows, i, 3, &isnull));
+			row.answered = DatumGetBool(tracker_value(rows, i, 4, &isnull));
 			MemoryContextSwitchTo(old);
 			listing->visit(&row, listing->arg);
 		}

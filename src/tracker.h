@@ -31,6 +31,7 @@ typedef struct TrackerListed
 	const char *task_id;
 	const char *server;
 	TimestampTz created_at;
+	bool		answered;		/* there has been an answer about it */
 } TrackerListed;
 
 /* A pending row that is about to be asked for.  Strings are null if SQL's. */

@@ -56,18 +56,25 @@
  */
 #define WORKER_BACKLOG 1000
 
-/* Look again at a locked table, or a row that somebody holds, after this. */
+/*
+ * Look again at a locked table, or a row that somebody holds, after this; and
+ * at a table that could not be read at all after twice as long each time.
+ */
 #define WORKER_BUSY_WAIT (SECOND / 4)
+#define WORKER_LONGEST_WAIT (60 * SECOND)
 #define WORKER_HELD_WAIT (1 * SECOND)
 
 /* A role or server that a row names may come back: look again after this. */
 #define WORKER_ACCOUNT_WAIT (60 * SECOND)
 
 /*
- * A listing is not repeated before this many times what the last one took,
- * so that many rows without an answer cannot make listing all that is done.
+ * A listing is not repeated before this many times what the last one took, so
+ * that many pending rows cannot make listing all that is done.  Rows that
+ * were never answered are listed apart, since they are what is new; a listing
+ * of all finds rows that came with an answer, from a dump for one.
  */
 #define WORKER_LISTING_SHARE 10
+#define WORKER_FULL_LISTING_SHARE 100
 
 /* A question that is on its way: what its row said when it was asked. */
 typedef struct WorkerAsk
@@ -102,10 +109,12 @@ static struct
 	int64		write_at;		/* not before this */
 	uint32		wakes;			/* announcements acted upon */
 	uint32		server_changes; /* those of changed servers among them */
-	bool		list_all;		/* nothing is known yet */
-	bool		list_new;		/* rows may have come */
-	int64		list_at;		/* not before this */
+	bool		list_all;		/* rows of any kind may have come */
+	bool		list_new;		/* rows without an answer may have come */
+	int64		list_all_at;	/* not before this */
+	int64		list_at;		/* no listing at all before this */
 	int64		idle_since;
+	int			table_failures; /* in a row, of reading or writing it */
 	bool		absent;			/* the table is not there */
 } worker;
 
@@ -131,6 +140,27 @@ static bool
 worker_same(const char *a, const char *b)
 {
 	return a == NULL ? b == NULL : (b != NULL && strcmp(a, b) == 0);
+}
+
+/*
+ * A transaction on the table has come to this outcome: note it, and say how
+ * long to wait before the next if it was not carried out.
+ */
+static int64
+worker_note_outcome(TrackerOutcome outcome)
+{
+	int64		wait = WORKER_BUSY_WAIT;
+
+	if (outcome == TRACKER_ABSENT)
+		worker.absent = true;
+	if (outcome == TRACKER_FAILED)
+		worker.table_failures++;
+	else
+		worker.table_failures = 0;
+	for (int i = 1; i < worker.table_failures && wait < WORKER_LONGEST_WAIT;
+		 i++)
+		wait *= 2;
+	return Min(wait, WORKER_LONGEST_WAIT);
 }
 
 /* Forget a question and its answer; its task has been seen to. */
@@ -171,7 +201,7 @@ worker_on_listed(const TrackerListed *row, void *arg)
 
 	if (task == NULL)
 		(void) queue_add(row->task_id, row->server, row->created_at, now);
-	else
+	else if (!row->answered)
 		queue_note_change(task, now);
 }
 
@@ -179,25 +209,28 @@ worker_on_listed(const TrackerListed *row, void *arg)
 static void
 worker_list(void)
 {
-	int64		now = http_clock();
+	int64		begin = http_clock();
+	bool		all = worker.list_all && begin >= worker.list_all_at;
+	TrackerOutcome outcome;
+	int64		wait;
+	int64		end;
 
-	if (!(worker.list_all || worker.list_new) || now < worker.list_at)
+	if (!(all || worker.list_new) || begin < worker.list_at)
 		return;
 	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
-	switch (tracker_list(worker.list_all, worker_on_listed, &now))
+	outcome = tracker_list(all, worker_on_listed, &begin);
+	wait = worker_note_outcome(outcome);
+	end = http_clock();
+	if (outcome == TRACKER_DONE)
 	{
-		case TRACKER_DONE:
-			worker.list_all = worker.list_new = false;
-			worker.list_at = http_clock() +
-				WORKER_LISTING_SHARE * (http_clock() - now);
-			break;
-		case TRACKER_ABSENT:
-			worker.absent = true;
-			break;
-		case TRACKER_BUSY:
-		case TRACKER_FAILED:
-			worker.list_at = now + WORKER_BUSY_WAIT;
-			break;
+		wait = WORKER_LISTING_SHARE * (end - begin);
+		worker.list_new = false;
+	}
+	worker.list_at = end + wait;
+	if (outcome == TRACKER_DONE && all)
+	{
+		worker.list_all = false;
+		worker.list_all_at = end + WORKER_FULL_LISTING_SHARE * (end - begin);
 	}
 	if (queue_size() > 0)
 		launcher_serve();
@@ -363,19 +396,14 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	MemoryContextSwitchTo(old);
 }
 
-/* A row that is due is still pending: ask, if its server may be asked. */
+/* Ask for a task, if its server may be asked for its row. */
 static void
-worker_on_confirmed(const TrackerRow *row, void *arg)
+worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 {
-	WorkerAccount *account = arg;
-	QueueTask  *task = queue_find(row->task_id);
 	int64		now = http_clock();
 	int64		paused_until;
 	WorkerAsk  *ask;
 
-	if (task == NULL || task->confirmed)
-		return;
-	task->confirmed = true;
 	if (strcmp(row->server, NameStr(task->server->name)) != 0)
 	{
 		queue_move(task, row->server, now);
@@ -401,16 +429,29 @@ worker_on_confirmed(const TrackerRow *row, void *arg)
 	ask->upstream_id = account->upstream->id;
 	ask->serverid = account->upstream->serverid;
 	ask->userid = account->upstream->userid;
-	task->polls++;
-	queue_note_start(task->server, now);
 	ask->request = http_start(worker.batch, account->upstream, task->task_id,
 							  ask);
+	task->polls++;
+	queue_note_start(task->server, now);
+}
+
+/* The row of a task that is due is still pending. */
+static void
+worker_on_confirmed(const TrackerRow *row, void *arg)
+{
+	QueueTask  *task = queue_find(row->task_id);
+
+	if (task == NULL || task->confirmed)
+		return;
+	worker_start(task, row, arg);
+	task->confirmed = true;		/* if that failed, it is tried again */
 }
 
 /* After a round: what has become of the tasks that were taken. */
 static void
 worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 {
+	int64		wait = worker_note_outcome(outcome);
 	int64		now = http_clock();
 
 	for (int i = 0; i < n; i++)
@@ -420,10 +461,8 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 		if (outcome == TRACKER_DONE)
 			queue_remove(tasks[i]); /* deleted, or settled by somebody */
 		else
-			queue_put(tasks[i], now + WORKER_BUSY_WAIT);
+			queue_put(tasks[i], now + wait);
 	}
-	if (outcome == TRACKER_ABSENT)
-		worker.absent = true;
 }
 
 /* Ask for the tasks that are due.  Returns whether there may be more. */
@@ -805,23 +844,18 @@ static void
 worker_write(void)
 {
 	int64		now = http_clock();
+	TrackerOutcome outcome;
 
 	if (worker.nchanges == 0 || now < worker.write_at)
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
-	switch (tracker_write(worker.changes, worker.nchanges))
+	outcome = tracker_write(worker.changes, worker.nchanges);
+	worker.write_at = now + worker_note_outcome(outcome);
+	if (outcome == TRACKER_DONE)
 	{
-		case TRACKER_DONE:
-			worker_settle_changes();
-			worker_forget_changes();
-			break;
-		case TRACKER_BUSY:
-		case TRACKER_FAILED:
-			worker.write_at = now + WORKER_BUSY_WAIT;
-			break;
-		case TRACKER_ABSENT:
-			worker.absent = true;
-			break;
+		worker_settle_changes();
+		worker_forget_changes();
+		worker.write_at = 0;
 	}
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -842,7 +876,7 @@ worker_note_wakes(void)
 	if (wakes == worker.wakes)
 		return;
 	worker.wakes = wakes;
-	worker.list_new = true;
+	worker.list_all = worker.list_new = true;
 	if (changes != worker.server_changes)
 		queue_forget_trouble(http_clock());
 	worker.server_changes = changes;
@@ -866,8 +900,10 @@ worker_time_to_wait(void)
 	int64		now = http_clock();
 	int64		until = QUEUE_NEVER;
 
-	if (worker.list_all || worker.list_new)
+	if (worker.list_new)
 		until = Min(until, worker.list_at);
+	if (worker.list_all)
+		until = Min(until, Max(worker.list_at, worker.list_all_at));
 	if (worker.nchanges > 0)
 		until = Min(until, worker.write_at);
 	if (worker.nchanges < WORKER_BACKLOG)
@@ -920,20 +956,26 @@ worker_pin_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
+		{"transaction_timeout", "0"},	/* from 17 on */
 		{"lock_timeout", "1s"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"session_replication_role", "origin"},
+		{"exit_on_error", "off"},
 		/* Always through the keys, whatever the table's statistics say. */
 		{"enable_seqscan", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
 		{"plan_cache_mode", "force_generic_plan"},
+		{"max_parallel_workers_per_gather", "0"},
 		{"jit", "off"},
 	};
 
 	for (int i = 0; i < (int) lengthof(pinned); i++)
-		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
-						PGC_S_OVERRIDE);
+	{
+		if (GetConfigOption(pinned[i].name, true, false) != NULL)
+			SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
+							PGC_S_OVERRIDE);
+	}
 }
 
 /* Make what the loop works with. */
@@ -959,6 +1001,7 @@ worker_first_look(void)
 	{
 		worker.wakes = launcher_wakes(&worker.server_changes);
 		worker.list_all = true;
+		worker.list_all_at = worker.list_at = 0;
 		worker_list();
 		if (worker.absent || (!worker.list_all && queue_size() == 0))
 		{
