@@ -13,6 +13,7 @@ OBJS = \
 	src/anyvod.o \
 	src/http.o \
 	src/launcher.o \
+	src/neighbour.o \
 	src/poller.o \
 	src/query.o \
 	src/queue.o \

@@ -45,6 +45,15 @@
 	pg_foreign_server_aclcheck(server, role, mode)
 #endif
 
+/* Is a role the owner of a database? */
+#if PG_VERSION_NUM >= 160000
+#define compat_database_ownercheck(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#else
+#define compat_database_ownercheck(database, role) \
+	pg_database_ownercheck(database, role)
+#endif
+
 /* The type of a syscache's number. */
 #if PG_VERSION_NUM < 190000
 typedef int SysCacheIdentifier;

@@ -32,6 +32,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -54,10 +55,18 @@
 #include "compat.h"
 #include "anyvod.h"
 #include "launcher.h"
+#include "neighbour.h"
 
 /* A worker that fails is started again after so long, doubling each time. */
 #define LAUNCHER_FIRST_BACKOFF 200
 #define LAUNCHER_LAST_BACKOFF (60 * 1000)
+
+/*
+ * How long, in milliseconds, a command that wants a database for itself waits
+ * for its worker to end by itself, and then for its being terminated.
+ */
+#define LAUNCHER_ASIDE_WAIT 300
+#define LAUNCHER_TERMINATE_WAIT 500
 
 /* Running for so long, in milliseconds, makes earlier failures forgotten. */
 #define LAUNCHER_GOOD_RUN (60 * 1000)
@@ -72,6 +81,8 @@ typedef struct LauncherPlace
 	pid_t		worker;			/* attached worker, 0 if none */
 	uint32		wakes;			/* how often work was announced */
 	uint32		changes;		/* how often servers or mappings changed */
+	pid_t		banned_by;		/* who wants it without a worker, or 0 */
+	bool		recheck;		/* is the database still there? */
 	bool		serving;		/* the worker has found pending tasks */
 	bool		failed;			/* a worker ended without having left */
 } LauncherPlace;
@@ -103,7 +114,9 @@ static ProcessUtility_hook_type prev_process_utility = NULL;
 /* This session: what the transaction that is under way has done. */
 static bool work_noted = false; /* rows to be asked for */
 static bool change_noted = false;	/* servers, mappings or rights changed */
+static Oid	created = InvalidOid;	/* a database, which may have rows */
 static bool committed = false;	/* it has committed, nobody was told yet */
+static Oid	banned = InvalidOid;	/* database that it wants without worker */
 
 /* This worker: its place. */
 static LauncherPlace *my_place = NULL;
@@ -203,18 +216,17 @@ launcher_present(void)
 }
 
 /*
- * Announce that this database has work, or that its servers or mappings have
+ * Announce that a database has work, or that its servers or mappings have
  * changed; the latter matters only where there is a worker.  Must not throw.
  */
 static void
-launcher_announce(bool work, bool change)
+launcher_announce(Oid database, bool work, bool change)
 {
 	LauncherPlace *place;
 	pid_t		pid = 0;
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	place = work ? launcher_find_or_make(MyDatabaseId) :
-		launcher_find(MyDatabaseId);
+	place = work ? launcher_find_or_make(database) : launcher_find(database);
 	if (place != NULL)
 	{
 		place->wakes++;
@@ -230,6 +242,28 @@ launcher_announce(bool work, bool change)
 	launcher_set_latch(pid);
 }
 
+/* The command that wanted a database for itself has ended. */
+static void
+launcher_unban(void)
+{
+	LauncherPlace *place;
+	pid_t		launcher;
+
+	if (!OidIsValid(banned))
+		return;
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	place = launcher_find(banned);
+	if (place != NULL && place->banned_by == MyProcPid)
+	{
+		place->banned_by = 0;
+		place->recheck = true;
+	}
+	launcher = shared->launcher;
+	LWLockRelease(shared_lock);
+	banned = InvalidOid;
+	launcher_set_latch(launcher);
+}
+
 /*
  * The transaction ends.  If it commits, what it noted is announced a little
  * later, when the catalog changes that it made have been sent to all and its
@@ -241,11 +275,14 @@ launcher_at_xact_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			committed = work_noted || change_noted;
+			committed = work_noted || change_noted || OidIsValid(created);
+			launcher_unban();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			work_noted = change_noted = false;
+			created = InvalidOid;
+			launcher_unban();
 			break;
 		default:
 			break;
@@ -259,11 +296,16 @@ launcher_at_release(ResourceReleasePhase phase, bool is_commit,
 {
 	bool		work = work_noted;
 	bool		change = change_noted;
+	Oid			copy = created;
 
 	if (!committed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
 		return;
 	committed = work_noted = change_noted = false;
-	launcher_announce(work, change);
+	created = InvalidOid;
+	if (work || change)
+		launcher_announce(MyDatabaseId, work, change);
+	if (OidIsValid(copy))
+		launcher_announce(copy, true, false);
 }
 
 /* Have the end of this session's transactions seen, from the first need on. */
@@ -290,6 +332,58 @@ launcher_note_work(void)
 		return;
 	launcher_watch_xacts();
 	work_noted = true;
+}
+
+/* Wait until a worker has ended, at most so many milliseconds. */
+static void
+launcher_await_end(pid_t worker, int wait)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													wait);
+
+	while (BackendPidGetProc(worker) != NULL &&
+		   GetCurrentTimestamp() < until)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
+						 5, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * A command of this session wants a database for itself, and may have it:
+ * send its worker away, and start no other until the transaction has ended.
+ */
+void
+launcher_ban(Oid database)
+{
+	LauncherPlace *place;
+	pid_t		worker = 0;
+
+	if (shared == NULL)
+		return;
+	launcher_watch_xacts();
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	place = launcher_find(database);
+	if (place != NULL)
+	{
+		place->banned_by = MyProcPid;
+		worker = place->worker;
+	}
+	LWLockRelease(shared_lock);
+	if (place == NULL)
+		return;
+	banned = database;
+	if (worker == 0)
+		return;
+	launcher_set_latch(worker);
+	launcher_await_end(worker, LAUNCHER_ASIDE_WAIT);
+	if (BackendPidGetProc(worker) == NULL)
+		return;
+	(void) kill(worker, SIGTERM);
+	launcher_await_end(worker, LAUNCHER_TERMINATE_WAIT);
 }
 
 /* Does a command change who may ask which server, where and with which key? */
@@ -322,8 +416,8 @@ launcher_is_change(Node *command)
 
 /*
  * Look at utility commands, after they have been carried out: a changed
- * server or mapping ends the pauses of those that were in trouble, and what
- * COMMIT PREPARED commits may have made work.
+ * server or mapping ends the pauses of those that were in trouble; what
+ * COMMIT PREPARED commits, and a new database that is a copy, may have work.
  */
 static void
 launcher_process_utility(PlannedStmt *statement, const char *query,
@@ -336,6 +430,7 @@ launcher_process_utility(PlannedStmt *statement, const char *query,
 	bool		work = IsA(command, TransactionStmt) &&
 		((TransactionStmt *) command)->kind == TRANS_STMT_COMMIT_PREPARED;
 
+	neighbour_make_way(command);
 	if (prev_process_utility)
 		prev_process_utility(statement, query, read_only, context, params,
 							 environment, dest, completion);
@@ -343,7 +438,9 @@ launcher_process_utility(PlannedStmt *statement, const char *query,
 		standard_ProcessUtility(statement, query, read_only, context, params,
 								environment, dest, completion);
 
-	if (!(change || work) || my_place != NULL ||
+	if (IsA(command, CreatedbStmt))
+		created = get_database_oid(((CreatedbStmt *) command)->dbname, true);
+	if (!(change || work || OidIsValid(created)) || my_place != NULL ||
 		!OidIsValid(MyDatabaseId))
 		return;
 	launcher_watch_xacts();
@@ -388,7 +485,7 @@ launcher_attach(void)
 	place = launcher_find_or_make(MyDatabaseId);
 	if (place != NULL)
 	{
-		other = place->worker;
+		other = place->worker != 0 ? place->worker : place->banned_by;
 		if (other == 0)
 		{
 			place->worker = MyProcPid;
@@ -401,7 +498,7 @@ launcher_attach(void)
 	if (my_place == NULL)
 	{
 		ereport(DEBUG1,
-				(errmsg_internal("database %u has anyvod worker %d already",
+				(errmsg_internal("no anyvod worker for database %u on account of process %d",
 								 MyDatabaseId, (int) other)));
 		proc_exit(0);
 	}
@@ -423,21 +520,22 @@ launcher_serve(void)
 	launcher_set_latch(launcher);	/* it may visit the next database */
 }
 
-/* How often work, and changes, were announced to this worker. */
-uint32
-launcher_wakes(uint32 *changes)
+/* What was announced to this worker. */
+LauncherNews
+launcher_news(void)
 {
-	uint32		wakes;
+	LauncherNews news;
 
 	LWLockAcquire(shared_lock, LW_SHARED);
-	wakes = my_place->wakes;
-	*changes = my_place->changes;
+	news.wakes = my_place->wakes;
+	news.changes = my_place->changes;
+	news.banned = my_place->banned_by != 0;
 	LWLockRelease(shared_lock);
-	return wakes;
+	return news;
 }
 
 /*
- * Give this worker's place up, if no work was announced since launcher_wakes()
+ * Give this worker's place up, if no work was announced since launcher_news()
  * gave "wakes".  The caller then ends the process.
  */
 bool
@@ -458,6 +556,20 @@ launcher_leave(uint32 wakes)
 		launcher_set_latch(launcher);
 	}
 	return leave;
+}
+
+/*
+ * Make way for a command that wants the database for itself; the place is
+ * kept, so that a worker comes back when that has ended.
+ */
+void
+launcher_step_aside(void)
+{
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	my_place->worker = 0;
+	my_place->serving = false;
+	LWLockRelease(shared_lock);
+	my_place = NULL;
 }
 
 
@@ -611,13 +723,22 @@ launcher_tend(int i, long *timeout)
 	TimestampTz now = GetCurrentTimestamp();
 	Oid			database;
 	pid_t		worker;
+	pid_t		banned_by;
+	bool		recheck;
 	long		wait;
 
 	if (start->handle != NULL)
 		launcher_reap(start, place);
-	LWLockAcquire(shared_lock, LW_SHARED);
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	if (place->banned_by != 0 && BackendPidGetProc(place->banned_by) == NULL)
+	{
+		place->banned_by = 0;
+		place->recheck = true;
+	}
 	database = place->database;
 	worker = place->worker;
+	banned_by = place->banned_by;
+	recheck = place->recheck;
 	LWLockRelease(shared_lock);
 
 	if (!OidIsValid(database))
@@ -634,7 +755,13 @@ launcher_tend(int i, long *timeout)
 		*timeout = *timeout < 0 ? wait : Min(*timeout, wait);
 		return;
 	}
-	if (start->backoff > 0 && !launcher_database_exists(database))
+	if (banned_by != 0)
+	{
+		wait = LAUNCHER_SLOT_WAIT;	/* should it die without a word */
+		*timeout = *timeout < 0 ? wait : Min(*timeout, wait);
+		return;
+	}
+	if ((start->backoff > 0 || recheck) && !launcher_database_exists(database))
 	{
 		LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 		if (place->worker == 0)
@@ -646,6 +773,7 @@ launcher_tend(int i, long *timeout)
 	/* Until it attaches, a start counts as failed. */
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	place->failed = true;
+	place->recheck = false;
 	LWLockRelease(shared_lock);
 	start->started = now;
 	if (!launcher_start_worker(start, database))
@@ -756,7 +884,7 @@ void
 launcher_main(Datum arg)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 
 	/* Shared catalogs only; also makes this process known to SetLatch. */
@@ -776,6 +904,8 @@ launcher_main(Datum arg)
 		long		timeout;
 
 		CHECK_FOR_INTERRUPTS();
+		if (ShutdownRequestPending)
+			proc_exit(1);		/* with 0 it would never be started again */
 		if (ConfigReloadPending)
 			launcher_reload();
 		timeout = launcher_round();
@@ -802,6 +932,7 @@ launcher_init(void)
 		return;
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = launcher_process_utility;
+	neighbour_init();
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;

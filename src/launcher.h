@@ -10,18 +10,28 @@
 #ifndef ANYVOD_LAUNCHER_H
 #define ANYVOD_LAUNCHER_H
 
+/* What a worker is told. */
+typedef struct LauncherNews
+{
+	uint32		wakes;			/* how often work was announced */
+	uint32		changes;		/* how often servers or mappings changed */
+	bool		banned;			/* a command wants the database for itself */
+} LauncherNews;
+
 /* For the library's load, in the postmaster. */
 extern void launcher_init(void);
 
 /* For sessions. */
 extern bool launcher_present(void);
 extern void launcher_note_work(void);
+extern void launcher_ban(Oid database);
 
 /* For the worker. */
 extern void launcher_attach(void);
 extern void launcher_serve(void);
-extern uint32 launcher_wakes(uint32 *changes);
+extern LauncherNews launcher_news(void);
 extern bool launcher_leave(uint32 wakes);
+extern void launcher_step_aside(void);
 
 /* Entry points of the processes. */
 extern PGDLLEXPORT void launcher_main(Datum arg);

@@ -107,8 +107,7 @@ static struct
 	int			nchanges;
 	int			max_changes;
 	int64		write_at;		/* not before this */
-	uint32		wakes;			/* announcements acted upon */
-	uint32		server_changes; /* those of changed servers among them */
+	LauncherNews news;			/* what was acted upon */
 	bool		list_all;		/* rows of any kind may have come */
 	bool		list_new;		/* rows without an answer may have come */
 	int64		list_all_at;	/* not before this */
@@ -866,27 +865,29 @@ worker_write(void)
  * The loop
  */
 
-/* Has work been announced? */
+/* What has been announced? */
 static void
-worker_note_wakes(void)
+worker_note_news(void)
 {
-	uint32		changes;
-	uint32		wakes = launcher_wakes(&changes);
+	LauncherNews news = launcher_news();
 
-	if (wakes == worker.wakes)
-		return;
-	worker.wakes = wakes;
-	worker.list_all = worker.list_new = true;
-	if (changes != worker.server_changes)
+	if (news.banned)
+	{
+		launcher_step_aside();
+		proc_exit(0);
+	}
+	if (news.wakes != worker.news.wakes)
+		worker.list_all = worker.list_new = true;
+	if (news.changes != worker.news.changes)
 		queue_forget_trouble(http_clock());
-	worker.server_changes = changes;
+	worker.news = news;
 }
 
 /* End the process, unless work has been announced meanwhile. */
 static void
 worker_leave(void)
 {
-	if (launcher_leave(worker.wakes))
+	if (launcher_leave(worker.news.wakes))
 		proc_exit(0);
 }
 
@@ -935,7 +936,7 @@ worker_reload(void)
 	ProcessConfigFile(PGC_SIGHUP);
 	while (!anyvod_worker)
 	{
-		worker_note_wakes();
+		worker_note_news();
 		worker_leave();
 	}
 }
@@ -999,7 +1000,7 @@ worker_first_look(void)
 {
 	for (;;)
 	{
-		worker.wakes = launcher_wakes(&worker.server_changes);
+		worker.news = launcher_news();
 		worker.list_all = true;
 		worker.list_all_at = worker.list_at = 0;
 		worker_list();
@@ -1019,7 +1020,7 @@ worker_turn(void)
 {
 	long		timeout = -1;
 
-	worker_note_wakes();
+	worker_note_news();
 	worker_list();
 	worker_read();
 	worker_write();
@@ -1029,7 +1030,7 @@ worker_turn(void)
 	if (worker.absent)
 	{
 		/* The extension was dropped, and all questions are void. */
-		worker_note_wakes();
+		worker_note_news();
 		worker_leave();
 		proc_exit(1);			/* it has been made again: start afresh */
 	}

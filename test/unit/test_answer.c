@@ -809,6 +809,19 @@ messages_are_cut_between_characters(void)
 }
 
 static void
+control_characters_become_spaces_wherever_they_are(void)
+{
+	Answer		answer;
+
+	answer = read_string("{\"error\":{\"code\":\"\\u001ba\\u007fb\\n\","
+						 "\"message\":\"\\u001b\\tx\\u0085\\r\\n\"}}");
+	CHECK(same(answer.error_code, "a b"));
+	CHECK(same(answer.error_message, " \tx \r\n"));
+	answer = read_string("{\"error\":{\"message\":\"\"}}");
+	CHECK(same(answer.error_message, ""));
+}
+
+static void
 no_field_takes_a_megabyte(void)
 {
 	static const char *const bodies[] = {
@@ -1300,6 +1313,7 @@ main(void)
 	RUN(open_brackets_count_to_the_last_byte);
 	RUN(as_many_objects_as_there_is_room_for_are_read);
 	RUN(messages_are_cut_between_characters);
+	RUN(control_characters_become_spaces_wherever_they_are);
 	RUN(no_field_takes_a_megabyte);
 	RUN(a_thousand_files_are_listed_and_no_more);
 	RUN(without_output_there_is_no_list);
