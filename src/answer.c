@@ -267,7 +267,9 @@ scan_next(Scan *scan)
 					return true;
 				}
 				scan->next = (end - p > 1 && (unsigned char) p[1] < 0x80 &&
-							  p[1] != '\0') ? p + 2 : p + 1;
+							  p[1] != '\0') ?
+					p + 2 :
+					p + 1;
 			}
 		}
 		else if (c == '{' || c == '[')
@@ -331,7 +333,8 @@ is_plain(const char *text, size_t len)
 			return false;
 		/* '{' is '[' with one bit more; the product adds up the bytes */
 		opened += ((bytes_equal(word | (ones * 0x20), '{') >> 7) *
-				   ones) >> 56;
+				   ones) >>
+			56;
 	}
 	for (; i < len; i++)
 	{
@@ -648,7 +651,7 @@ static bool
 days_since_epoch(int year, int month, int day, int *days)
 {
 	static const int before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273,
-	304, 334, 365};
+								 304, 334, 365};
 	bool		leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
 	int			past = year - 1;
 
@@ -1003,7 +1006,7 @@ static const Field output_fields[] = {
 };
 
 static const Field file_fields[] = {
-	FILE_FIELDS(FoundFile,),
+	FILE_FIELDS(FoundFile, ),
 	SCALAR("UsageType", FIELD_WORD, FoundFile, usage),
 	END_OF_FIELDS
 };
@@ -1674,8 +1677,7 @@ choose_task(const Response *response)
 	{
 		task = find_task(response, response->task_type);
 		if (task == NULL)
-			task = find_task(response, concat(response->task_type, "Task",
-											  ""));
+			task = find_task(response, concat(response->task_type, "Task", ""));
 	}
 	if (task == NULL && response->ntasks == 1)
 	{
@@ -1751,7 +1753,8 @@ static char *
 model_of(const Input *input)
 {
 	if (input->model_name == NULL || input->model_version == NULL)
-		return input->model_name != NULL ? input->model_name :
+		return input->model_name != NULL ?
+			input->model_name :
 			input->model_version;
 	return tidy_line(concat(input->model_name, " ", input->model_version));
 }
@@ -1769,7 +1772,8 @@ set_failed(Answer *answer, const Task *task)
 	answer->verdict = ANSWER_FAILED;
 	if (task == NULL)
 		return;
-	answer->error_code = task->err_code_ext != NULL ? task->err_code_ext :
+	answer->error_code = task->err_code_ext != NULL ?
+		task->err_code_ext :
 		task->err_code;
 	answer->error_message = task->message;
 }
@@ -1804,7 +1808,8 @@ judge_task(Answer *answer, const Response *response, const Task *task,
 	else if (inside_runs)
 	{
 		answer->verdict = ANSWER_RUNNING;
-		answer->status = word_is(task->status, "PROCESSING") ? task->status :
+		answer->status = word_is(task->status, "PROCESSING") ?
+			task->status :
 			task->task_status;
 	}
 	else if (main_file != NULL)
@@ -2032,7 +2037,8 @@ answer_read(Answer *answer, int http_status, const char *content_type,
 	else if (flaw == ANSWER_FLAW_NONE)
 		read_accepted(answer, &document);
 	else
-		answer->verdict = flaw == ANSWER_FLAW_HTML ? ANSWER_REJECTED :
+		answer->verdict = flaw == ANSWER_FLAW_HTML ?
+			ANSWER_REJECTED :
 			ANSWER_UNREADABLE;
 
 	/* a verdict from the HTTP status needs no excuse, but a web page tells */

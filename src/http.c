@@ -347,9 +347,8 @@ http_set_up_multi(CURLM *multi)
 {
 	long		connections = http_max_connections();
 
-	return
-		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION,
-						  http_on_socket) == CURLM_OK &&
+	return curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION,
+							 http_on_socket) == CURLM_OK &&
 		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION,
 						  http_on_timer) == CURLM_OK &&
 		curl_multi_setopt(multi, CURLMOPT_PIPELINING,
@@ -775,20 +774,25 @@ http_drop_handle(HttpRequest *request, bool reusable)
 		curl_easy_cleanup(easy);
 }
 
+/* One of libcurl's times of a transfer, 0 if it did not come to that. */
+static curl_off_t
+http_time(CURL *easy, CURLINFO which)
+{
+	curl_off_t	time = 0;
+
+	(void) curl_easy_getinfo(easy, which, &time);
+	return time;
+}
+
 /* How far did a request come? */
 static HttpPhase
 http_phase(CURL *easy, HttpTarget *target)
 {
-	curl_off_t	at;
-
-	if (curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &at) ==
-		CURLE_OK && at > 0)
+	if (http_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0)
 		return HTTP_PHASE_ANSWER;
-	if (curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &at) == CURLE_OK &&
-		at > 0)
+	if (http_time(easy, CURLINFO_CONNECT_TIME_T) > 0)
 		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
-	if (curl_easy_getinfo(easy, CURLINFO_NAMELOOKUP_TIME_T, &at) ==
-		CURLE_OK && at > 0)
+	if (http_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
 		return HTTP_PHASE_CONNECT;
 	return HTTP_PHASE_DNS;
 }
@@ -868,8 +872,8 @@ http_end_transfer(HttpRequest *request, CURLcode result)
 	request->elapsed = http_clock() - request->started;
 	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
 		request->status = (int) status;
-	if (curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type) ==
-		CURLE_OK && content_type != NULL)
+	(void) curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type);
+	if (content_type != NULL)
 		strlcpy(request->content_type, content_type,
 				sizeof(request->content_type));
 	request->retry_after = compat_retry_after(easy);

@@ -292,7 +292,7 @@ launcher_at_xact_end(XactEvent event, void *arg)
 /* The transaction has given its locks back. */
 static void
 launcher_at_release(ResourceReleasePhase phase, bool is_commit,
-					bool is_top_level, void *arg)
+					bool		is_top_level, void *arg)
 {
 	bool		work = work_noted;
 	bool		change = change_noted;
@@ -586,6 +586,14 @@ launcher_gone(int code, Datum arg)
 	LWLockRelease(shared_lock);
 }
 
+/* Lower a time to sleep, in milliseconds and -1 for ever, to "wait". */
+static void
+launcher_lower(long *timeout, long wait)
+{
+	if (*timeout < 0 || wait < *timeout)
+		*timeout = wait;
+}
+
 /* May a worker connect to this database? */
 static bool
 launcher_connectable(Form_pg_database database)
@@ -694,8 +702,8 @@ launcher_reap(LauncherStart *start, LauncherPlace *place)
 	}
 	if (TimestampDifferenceExceeds(start->started, now, LAUNCHER_GOOD_RUN))
 		start->backoff = 0;
-	start->backoff = start->backoff == 0 ? LAUNCHER_FIRST_BACKOFF :
-		Min(start->backoff * 2, LAUNCHER_LAST_BACKOFF);
+	start->backoff = Max(start->backoff * 2, LAUNCHER_FIRST_BACKOFF);
+	start->backoff = Min(start->backoff, LAUNCHER_LAST_BACKOFF);
 	start->retry_at = TimestampTzPlusMilliseconds(now, start->backoff);
 }
 
@@ -725,7 +733,6 @@ launcher_tend(int i, long *timeout)
 	pid_t		worker;
 	pid_t		banned_by;
 	bool		recheck;
-	long		wait;
 
 	if (start->handle != NULL)
 		launcher_reap(start, place);
@@ -751,14 +758,15 @@ launcher_tend(int i, long *timeout)
 		return;
 	if (now < start->retry_at)
 	{
-		wait = TimestampDifferenceMilliseconds(now, start->retry_at) + 1;
-		*timeout = *timeout < 0 ? wait : Min(*timeout, wait);
+		launcher_lower(timeout,
+					   TimestampDifferenceMilliseconds(now, start->retry_at) +
+						   1);
 		return;
 	}
 	if (banned_by != 0)
 	{
-		wait = LAUNCHER_SLOT_WAIT;	/* should it die without a word */
-		*timeout = *timeout < 0 ? wait : Min(*timeout, wait);
+		/* Should the one who banned it die without a word. */
+		launcher_lower(timeout, LAUNCHER_SLOT_WAIT);
 		return;
 	}
 	if ((start->backoff > 0 || recheck) && !launcher_database_exists(database))
@@ -779,8 +787,7 @@ launcher_tend(int i, long *timeout)
 	if (!launcher_start_worker(start, database))
 	{
 		launcher_report_slots(true);
-		*timeout = *timeout < 0 ? LAUNCHER_SLOT_WAIT :
-			Min(*timeout, LAUNCHER_SLOT_WAIT);
+		launcher_lower(timeout, LAUNCHER_SLOT_WAIT);
 	}
 }
 
@@ -890,8 +897,8 @@ launcher_main(Datum arg)
 	/* Shared catalogs only; also makes this process known to SetLatch. */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	starts = MemoryContextAllocZero(TopMemoryContext, shared->nplaces *
-									sizeof(LauncherStart));
+	starts = MemoryContextAllocZero(TopMemoryContext,
+									shared->nplaces * sizeof(LauncherStart));
 	before_shmem_exit(launcher_gone, (Datum) 0);
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	shared->launcher = MyProcPid;
@@ -902,6 +909,7 @@ launcher_main(Datum arg)
 	for (;;)
 	{
 		long		timeout;
+		int			events;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ShutdownRequestPending)
@@ -909,10 +917,10 @@ launcher_main(Datum arg)
 		if (ConfigReloadPending)
 			launcher_reload();
 		timeout = launcher_round();
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-						 (timeout >= 0 ? WL_TIMEOUT : 0),
-						 timeout, PG_WAIT_EXTENSION);
+		events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+		if (timeout >= 0)
+			events |= WL_TIMEOUT;
+		(void) WaitLatch(MyLatch, events, timeout, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 }

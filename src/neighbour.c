@@ -97,6 +97,7 @@ neighbour_wanted(Node *command)
 {
 	const char *name = NULL;
 	bool		copy = false;
+	bool		may;
 	Oid			database;
 
 	if (IsA(command, CreatedbStmt))
@@ -119,10 +120,10 @@ neighbour_wanted(Node *command)
 	if (!OidIsValid(database))
 		return InvalidOid;
 	if (copy)
-		return neighbour_may_create() && neighbour_may_copy(database) ?
-			database : InvalidOid;
-	return compat_database_ownercheck(database, GetUserId()) ?
-		database : InvalidOid;
+		may = neighbour_may_create() && neighbour_may_copy(database);
+	else
+		may = compat_database_ownercheck(database, GetUserId());
+	return may ? database : InvalidOid;
 }
 
 /* Look at a command before it is carried out. */

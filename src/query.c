@@ -128,7 +128,8 @@ query_raise_outcome(const QueryCall *call)
 					 errmsg("out of memory while asking server \"%s\"",
 							call->server),
 					 request->trouble[0] ?
-					 errdetail("%s.", request->trouble) : 0));
+						 errdetail("%s.", request->trouble) :
+						 0));
 			break;
 		default:
 			ereport(ERROR,
@@ -179,7 +180,8 @@ query_raise_unreadable(const QueryCall *call)
 					 errmsg("the answer of server \"%s\" holds no task",
 							server),
 					 answer->flaw_detail ?
-					 errdetail("%s.", answer->flaw_detail) : 0,
+						 errdetail("%s.", answer->flaw_detail) :
+						 0,
 					 errhint("Check the server's option \"base_url\".")));
 			break;
 		default:
@@ -188,7 +190,8 @@ query_raise_unreadable(const QueryCall *call)
 					 errmsg("the answer of server \"%s\" is not valid JSON",
 							server),
 					 answer->flaw_detail ?
-					 errdetail("%s.", answer->flaw_detail) : 0,
+						 errdetail("%s.", answer->flaw_detail) :
+						 0,
 					 errhint("Check the server's option \"base_url\".")));
 			break;
 	}
@@ -218,8 +221,8 @@ query_raise_refusal(const QueryCall *call)
 							server),
 					 errdetail_internal("%s", query_detail(call)),
 					 retry_after >= 0 ?
-					 errhint("Try again in %d s.", retry_after) :
-					 errhint("Try again later.")));
+						 errhint("Try again in %d s.", retry_after) :
+						 errhint("Try again later.")));
 			break;
 		case ANSWER_UNKNOWN_TASK:
 			ereport(ERROR,
@@ -234,7 +237,8 @@ query_raise_refusal(const QueryCall *call)
 					 errmsg("server \"%s\" could not answer", server),
 					 errdetail_internal("%s", query_detail(call)),
 					 retry_after >= 0 ?
-					 errhint("Try again in %d s.", retry_after) : 0));
+						 errhint("Try again in %d s.", retry_after) :
+						 0));
 			break;
 	}
 }

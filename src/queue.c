@@ -259,6 +259,22 @@ queue_spacing(const QueueServer *server)
 	return (int64) (SECOND / (server->rate_limit * QUEUE_SHARE));
 }
 
+/* The task of a server that is due first; there is one. */
+static QueueTask *
+queue_first(QueueServer *server)
+{
+	return pairingheap_container(QueueTask, node,
+								 pairingheap_first(server->due));
+}
+
+/* When pacing lets a server be sent a request that it may not be sent now. */
+static int64
+queue_next_slot(const QueueServer *server)
+{
+	return server->next_slot +
+		Min(queue_spacing(server) - QUEUE_LOOKAHEAD, 0);
+}
+
 /*
  * How many requests a server may be sent now.  After a pause it is probed by
  * a single one.
@@ -300,8 +316,7 @@ queue_take(QueueTask **tasks, int max, int64 now)
 
 		while (room-- > 0 && n < max && !pairingheap_is_empty(server->due))
 		{
-			QueueTask  *task = pairingheap_container(QueueTask, node,
-													 pairingheap_first(server->due));
+			QueueTask  *task = queue_first(server);
 
 			if (task->due > now)
 				break;
@@ -331,12 +346,10 @@ queue_next(int64 now)
 			server->in_flight >= server->max_concurrency ||
 			(server->failures >= QUEUE_FAILURES && server->in_flight > 0))
 			continue;			/* an answer that comes will make room */
-		task = pairingheap_container(QueueTask, node,
-									 pairingheap_first(server->due));
+		task = queue_first(server);
 		when = Max(task->due, server->paused_until);
 		if (queue_room(server, Max(when, now)) == 0)
-			when = Max(when, server->next_slot +
-					   Min(queue_spacing(server) - QUEUE_LOOKAHEAD, 0));
+			when = Max(when, queue_next_slot(server));
 		next = Min(next, when);
 	}
 	return next;
@@ -412,7 +425,7 @@ queue_account_key(QueueAccount *key, const char *server, const char *owner)
 /* The server has refused a role's key: ask nothing with it until then. */
 void
 queue_pause_account(const char *server, const char *owner,
-					uint64 upstream_id, int64 until)
+					uint64		upstream_id, int64 until)
 {
 	QueueAccount key;
 	QueueAccount *account;

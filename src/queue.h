@@ -85,7 +85,7 @@ extern void queue_note_failure(QueueServer *server, ScheduleRetry why,
 							   double random);
 
 extern void queue_pause_account(const char *server, const char *owner,
-								uint64 upstream_id, int64 until);
+								uint64		upstream_id, int64 until);
 extern int64 queue_account_paused(const char *server, const char *owner,
 								  uint64 upstream_id, int64 now);
 

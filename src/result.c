@@ -65,8 +65,10 @@ result_convert(StringInfo out, Oid proc, const char *utf8, size_t len)
 		done += n;
 		if (n > 0)
 			continue;
-		appendStringInfoChar(out, IS_HIGHBIT_SET(utf8[done]) ? '?' :
-							 utf8[done]);
+		if (IS_HIGHBIT_SET(utf8[done]))
+			appendStringInfoChar(out, '?');
+		else
+			appendStringInfoChar(out, utf8[done]);
 		done += pg_encoding_mblen(PG_UTF8, utf8 + done);
 	}
 	pfree(converted);
@@ -80,14 +82,15 @@ char *
 result_cstring(const char *utf8, size_t len)
 {
 	StringInfoData out;
+	Oid			proc;
 
 	if (result_is_utf8())
-		return utf8[len] == '\0' ? unconstify(char *, utf8) :
+		return utf8[len] == '\0' ?
+			unconstify(char *, utf8) :
 			pnstrdup(utf8, len);
 	initStringInfo(&out);
-	result_convert(&out, FindDefaultConversionProc(PG_UTF8,
-												   GetDatabaseEncoding()),
-				   utf8, len);
+	proc = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+	result_convert(&out, proc, utf8, len);
 	return out.data;
 }
 

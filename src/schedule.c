@@ -39,7 +39,7 @@ static const struct
 	int64		longest;
 	int64		borne;
 	int			questions;
-}			schedule_retries[] = {
+} schedule_retries[] = {
 	[SCHEDULE_TRANSIENT] = {1 * SECOND, 60 * SECOND, 0, 0},
 	[SCHEDULE_RATE_LIMITED] = {1 * SECOND, 60 * SECOND, 0, 0},
 	[SCHEDULE_UNREADABLE] = {5 * SECOND, 300 * SECOND, 0, 0},

@@ -111,32 +111,43 @@ typedef enum TrackerColumn
 	COLUMNS
 } TrackerColumn;
 
-static const struct
+typedef struct TrackerType
 {
-	const char *name;
 	Oid			type;
 	Oid			array;
 	int			len;
 	bool		byval;
 	char		align;
-}			tracker_columns[COLUMNS] = {
-	[COLUMN_N] = {"n", INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT},
-	[COLUMN_TASK_ID] = {"task_id", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_SERVER] = {"server", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_OWNER] = {"owner", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_STATE] = {"state", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_STATUS] = {"status", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_PROGRESS] = {"progress", INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT},
-	[COLUMN_FILE_URL] = {"file_url", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_EXPIRE_TIME] = {"expire_time", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-	[COLUMN_TASK_TYPE] = {"task_type", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_MODEL] = {"model", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_ERROR_CODE] = {"error_code", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_ERROR_MESSAGE] = {"error_message", TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_RESPONSE] = {"response", JSONBOID, JSONBARRAYOID, -1, false, TYPALIGN_INT},
-	[COLUMN_POLLS] = {"polls", INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT},
-	[COLUMN_STARTED_AT] = {"started_at", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-	[COLUMN_ENDED_AT] = {"ended_at", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+} TrackerType;
+
+#define TYPE_INTEGER {INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT}
+#define TYPE_TEXT {TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT}
+#define TYPE_JSONB {JSONBOID, JSONBARRAYOID, -1, false, TYPALIGN_INT}
+#define TYPE_TIMESTAMPTZ \
+	{TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE}
+
+static const struct
+{
+	const char *name;
+	TrackerType type;
+} tracker_columns[COLUMNS] = {
+	[COLUMN_N] = {"n", TYPE_INTEGER},
+	[COLUMN_TASK_ID] = {"task_id", TYPE_TEXT},
+	[COLUMN_SERVER] = {"server", TYPE_TEXT},
+	[COLUMN_OWNER] = {"owner", TYPE_TEXT},
+	[COLUMN_STATE] = {"state", TYPE_TEXT},
+	[COLUMN_STATUS] = {"status", TYPE_TEXT},
+	[COLUMN_PROGRESS] = {"progress", TYPE_INTEGER},
+	[COLUMN_FILE_URL] = {"file_url", TYPE_TEXT},
+	[COLUMN_EXPIRE_TIME] = {"expire_time", TYPE_TIMESTAMPTZ},
+	[COLUMN_TASK_TYPE] = {"task_type", TYPE_TEXT},
+	[COLUMN_MODEL] = {"model", TYPE_TEXT},
+	[COLUMN_ERROR_CODE] = {"error_code", TYPE_TEXT},
+	[COLUMN_ERROR_MESSAGE] = {"error_message", TYPE_TEXT},
+	[COLUMN_RESPONSE] = {"response", TYPE_JSONB},
+	[COLUMN_POLLS] = {"polls", TYPE_INTEGER},
+	[COLUMN_STARTED_AT] = {"started_at", TYPE_TIMESTAMPTZ},
+	[COLUMN_ENDED_AT] = {"ended_at", TYPE_TIMESTAMPTZ},
 };
 
 
@@ -144,7 +155,7 @@ static const struct
  * Transactions
  */
 
-typedef void (*TrackerBody) (void *arg);
+typedef void (*TrackerBody)(void *arg);
 
 /* The schema of an extension, InvalidOid if there is no such extension. */
 static Oid
@@ -257,8 +268,8 @@ tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
 /*
  * Run "body" in a transaction of its own that may take "time_limit"
  * milliseconds (statement_timeout does nothing in a process that no client
- * sends statements to, so its timer is set here).  An error ends that and is returned
- * in "error", made in the caller's memory context.
+ * sends statements to, so its timer is set here).  An error
+ * ends that and is returned in "error", made in the caller's memory context.
  */
 static TrackerOutcome
 tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
@@ -366,7 +377,8 @@ tracker_list_body(void *arg)
 							   tracker_schema,
 							   listing->all ? "" : " AND status IS NULL");
 	SPIPlanPtr	plan = tracker_plan(listing->all ? PLAN_LIST_ALL :
-									PLAN_LIST_NEW, sql, 0, NULL);
+												   PLAN_LIST_NEW,
+									sql, 0, NULL);
 	Portal		portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
 	MemoryContext strings = AllocSetContextCreate(CurrentMemoryContext,
 												  "anyvod listing",
@@ -466,7 +478,8 @@ tracker_confirm_body(void *arg)
 								 " ON t.task_id = d.task_id"
 								 " WHERE t.state = 'pending'"
 								 " ORDER BY t.server, t.owner",
-								 tracker_schema), 1, types);
+								 tracker_schema),
+						1, types);
 	values[0] = tracker_id_array(confirming->task_ids, confirming->n);
 	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
 		ereport(ERROR,
@@ -477,6 +490,7 @@ tracker_confirm_body(void *arg)
 	for (uint64 i = 0; i < nrows; i++)
 	{
 		TrackerRow	row;
+		Datum		value;
 		bool		isnull;
 
 		row.task_id = tracker_string(rows, i, 1);
@@ -489,9 +503,11 @@ tracker_confirm_body(void *arg)
 		row.task_type = tracker_string(rows, i, 6);
 		row.model = tracker_string(rows, i, 7);
 		row.error_code = tracker_string(rows, i, 8);
-		row.started_at = DatumGetTimestampTz(tracker_value(rows, i, 9, &isnull));
+		value = tracker_value(rows, i, 9, &isnull);
+		row.started_at = DatumGetTimestampTz(value);
 		row.has_started_at = !isnull;
-		row.created_at = DatumGetTimestampTz(tracker_value(rows, i, 10, &isnull));
+		value = tracker_value(rows, i, 10, &isnull);
+		row.created_at = DatumGetTimestampTz(value);
 		confirming->visit(&row, confirming->arg);
 	}
 }
@@ -544,7 +560,7 @@ tracker_settles(const TrackerChange *change)
 
 static void
 tracker_put(TrackerValues *columns, TrackerColumn column, int row,
-			Datum value, bool isnull)
+			Datum		value, bool isnull)
 {
 	columns[column].values[row] = value;
 	columns[column].nulls[row] = isnull;
@@ -702,18 +718,19 @@ tracker_write_body(void *arg)
 	tracker_fill(columns, writing->changes, writing->n);
 	for (int i = 0; i < COLUMNS; i++)
 	{
+		const TrackerType *type = &tracker_columns[i].type;
 		int			dims[1] = {writing->n};
 		int			bounds[1] = {1};
 
-		types[i] = tracker_columns[i].array;
+		types[i] = type->array;
 		values[i] =
 			PointerGetDatum(construct_md_array(columns[i].values,
 											   columns[i].nulls, 1, dims,
 											   bounds,
-											   tracker_columns[i].type,
-											   tracker_columns[i].len,
-											   tracker_columns[i].byval,
-											   tracker_columns[i].align));
+											   type->type,
+											   type->len,
+											   type->byval,
+											   type->align));
 	}
 	if (SPI_execute_plan(tracker_plan(PLAN_WRITE, tracker_write_sql(),
 									  COLUMNS, types),

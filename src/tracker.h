@@ -67,8 +67,8 @@ typedef struct TrackerChange
 	int			failure_code;	/* out: its SQLSTATE */
 } TrackerChange;
 
-typedef void (*TrackerListedVisit) (const TrackerListed *row, void *arg);
-typedef void (*TrackerRowVisit) (const TrackerRow *row, void *arg);
+typedef void (*TrackerListedVisit)(const TrackerListed *row, void *arg);
+typedef void (*TrackerRowVisit)(const TrackerRow *row, void *arg);
 
 extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
 								   void *arg);

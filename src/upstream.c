@@ -152,31 +152,31 @@ typedef struct UpstreamOption
 
 static const UpstreamOption upstream_options[] = {
 	{"base_url", ForeignServerRelationId, OPTION_BASE_URL,
-		FIELD(upstream.base_url), 0, 0, 0, NULL},
+	 FIELD(upstream.base_url), 0, 0, 0, NULL},
 	{"timeout", ForeignServerRelationId, OPTION_INTEGER,
-		FIELD(upstream.timeout), GUC_UNIT_MS, 1, MAX_DURATION, DURATION_RULE},
+	 FIELD(upstream.timeout), GUC_UNIT_MS, 1, MAX_DURATION, DURATION_RULE},
 	{"connect_timeout", ForeignServerRelationId, OPTION_INTEGER,
-		FIELD(upstream.connect_timeout), GUC_UNIT_MS, 1, MAX_DURATION,
-		DURATION_RULE},
+	 FIELD(upstream.connect_timeout), GUC_UNIT_MS, 1, MAX_DURATION,
+	 DURATION_RULE},
 	{"rate_limit", ForeignServerRelationId, OPTION_REAL,
-		FIELD(upstream.rate_limit), 0, 0.001, 100000,
-		"The value must be a number of requests a second from 0.001 to 100000."},
+	 FIELD(upstream.rate_limit), 0, 0.001, 100000,
+	 "The value must be a number of requests a second from 0.001 to 100000."},
 	{"max_concurrency", ForeignServerRelationId, OPTION_INTEGER,
-		FIELD(upstream.max_concurrency), 0, 1, 10000,
-		"The value must be a number of requests from 1 to 10000."},
+	 FIELD(upstream.max_concurrency), 0, 1, 10000,
+	 "The value must be a number of requests from 1 to 10000."},
 	{"max_response_size", ForeignServerRelationId, OPTION_INTEGER,
-		FIELD(upstream.max_response_size), GUC_UNIT_BYTE,
-		1024, 64 * 1024 * 1024,
-		"The value must be a size from 1 kB to 64 MB: bytes, or a number with a unit, as in \"16MB\"."},
+	 FIELD(upstream.max_response_size), GUC_UNIT_BYTE,
+	 1024, 64 * 1024 * 1024,
+	 "The value must be a size from 1 kB to 64 MB: bytes, or a number with a unit, as in \"16MB\"."},
 	{"ca_file", ForeignServerRelationId, OPTION_FILE,
-		FIELD(ca_file), 0, 0, 0, FILE_RULE},
+	 FIELD(ca_file), 0, 0, 0, FILE_RULE},
 	{"proxy", ForeignServerRelationId, OPTION_PROXY,
-		FIELD(upstream.proxy), 0, 0, 0, NULL},
+	 FIELD(upstream.proxy), 0, 0, 0, NULL},
 	{"api_key", UserMappingRelationId, OPTION_API_KEY,
-		FIELD(upstream.api_key), 0, 0, 0,
-		"An API key has 1 to 4096 visible ASCII characters and no blank."},
+	 FIELD(upstream.api_key), 0, 0, 0,
+	 "An API key has 1 to 4096 visible ASCII characters and no blank."},
 	{"api_key_file", UserMappingRelationId, OPTION_FILE,
-		FIELD(api_key_file), 0, 0, 0, FILE_RULE},
+	 FIELD(api_key_file), 0, 0, 0, FILE_RULE},
 };
 
 /* What url_parse() finds out. */
@@ -248,6 +248,8 @@ url_parse_port(UrlParts *parts, const char *port, size_t len)
 static const char *
 url_parse_host(UrlParts *parts, const char *authority, size_t len)
 {
+	static const char name[] = "0123456789abcdefghijklmnopqrstuvwxyz"
+							   "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.";
 	const char *end = authority + len;
 	const char *host = authority;
 	const char *host_end;
@@ -272,8 +274,7 @@ url_parse_host(UrlParts *parts, const char *authority, size_t len)
 			return HOST_RULE;
 		host_end++;
 	}
-	else if (strspn(parts->host, "0123456789abcdefghijklmnopqrstuvwxyz"
-					"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.") != strlen(parts->host) ||
+	else if (strspn(parts->host, name) != strlen(parts->host) ||
 			 parts->host[0] == '.' || strstr(parts->host, "..") != NULL)
 		return HOST_RULE;
 
@@ -317,8 +318,9 @@ url_parse(const char *url, UrlParts *parts)
 	{
 		if (*p <= ' ' || *p > '~' || strchr("\"<>\\^`{|}", *p) != NULL)
 			return "A URL must not contain blanks, control characters, backslashes or other characters that need encoding.";
-		if (*p == '%' && !(isxdigit((unsigned char) p[1]) &&
-						   isxdigit((unsigned char) p[2])))
+		if (*p == '%' &&
+			!(isxdigit((unsigned char) p[1]) &&
+			  isxdigit((unsigned char) p[2])))
 			return "In a URL, \"%\" must be followed by two hexadecimal digits.";
 	}
 	parts->has_path = (path[strspn(path, "/")] != '\0');
@@ -660,14 +662,16 @@ config_keeps_ca_file(const char *ca_file)
 	while (!kept && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_foreign_server server;
+		List	   *options;
 		ListCell   *cell;
 
 		server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 		if (!has_privs_of_role(GetUserId(), server->srvowner) ||
 			!wrapper_is_ours(server->srvfdw))
 			continue;
-		foreach(cell, config_catalog_options(FOREIGNSERVEROID, tuple,
-											 Anum_pg_foreign_server_srvoptions))
+		options = config_catalog_options(FOREIGNSERVEROID, tuple,
+										 Anum_pg_foreign_server_srvoptions);
+		foreach(cell, options)
 		{
 			DefElem    *def = lfirst_node(DefElem, cell);
 
@@ -879,8 +883,9 @@ config_read_files(UpstreamConfig *config)
 		upstream->api_key = file_read("api_key_file", config->api_key_file,
 									  MAX_API_KEY_FILE, &len);
 		config->secret_size = len;
-		while (len > 0 && (upstream->api_key[len - 1] == '\n' ||
-						   upstream->api_key[len - 1] == '\r'))
+		while (len > 0 &&
+			   (upstream->api_key[len - 1] == '\n' ||
+				upstream->api_key[len - 1] == '\r'))
 			upstream->api_key[--len] = '\0';
 		if (!api_key_is_valid(upstream->api_key, len))
 			ereport(ERROR,
@@ -1084,7 +1089,7 @@ cache_sweep(void)
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
 		Oid			umid = entry->config ? entry->config->upstream.umid :
-			InvalidOid;
+										   InvalidOid;
 
 		if (entry->config == NULL ||
 			!SearchSysCacheExists1(FOREIGNSERVEROID,
@@ -1287,7 +1292,7 @@ upstream_check_task_id(const char *task_id, size_t len)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 quotable ? errmsg("invalid task id \"%.*s\"", (int) len, task_id) :
-			 errmsg("invalid task id"),
+						errmsg("invalid task id"),
 			 errdetail("A task id has 1 to %d characters of [0-9A-Za-z_.-] and is neither \".\" nor \"..\".",
 					   UPSTREAM_MAX_TASK_ID)));
 }

@@ -128,6 +128,13 @@ worker_random(void)
 	return pg_prng_double(&pg_global_prng_state);
 }
 
+/* How long to wait after a failure of this kind. */
+static int64
+worker_retry(ScheduleRetry why, int failures)
+{
+	return schedule_retry(why, failures, worker_random());
+}
+
 /* Keep a string of a row for a question on its way. */
 static char *
 worker_keep(const char *string)
@@ -495,6 +502,15 @@ worker_ask(void)
  * Answers
  */
 
+/* The code of what an answer complains of, or of what it amounts to. */
+static const char *
+worker_code(const Answer *answer)
+{
+	return answer->error_code ?
+		answer->error_code :
+		answer_verdict_name(answer->verdict);
+}
+
 /* Does a running task's answer say anything that its row does not? */
 static bool
 worker_is_news(const WorkerAsk *ask, const Answer *answer)
@@ -522,7 +538,8 @@ worker_next(const QueueTask *task, const Answer *answer, int64 now)
 		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
 		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
 	};
-	TimestampTz started = answer->has_started_at ? answer->started_at :
+	TimestampTz started = answer->has_started_at ?
+		answer->started_at :
 		task->created_at;
 	ScheduleTask running = {
 		.server = NameStr(task->server->name),
@@ -568,8 +585,7 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 				  int64 now)
 {
 	QueueTask  *task = ask->task;
-	const char *code = answer->error_code ? answer->error_code :
-		answer_verdict_name(answer->verdict);
+	const char *code = worker_code(answer);
 
 	queue_note_success(task->server);
 	if (task->troubles == 0 || task->trouble != why)
@@ -591,7 +607,7 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 		change->error_message = answer->error_message;
 		return;
 	}
-	ask->due = now + schedule_retry(why, task->troubles, worker_random());
+	ask->due = now + worker_retry(why, task->troubles);
 	worker_note_trouble(ask, answer, code, answer->error_message);
 }
 
@@ -612,7 +628,7 @@ worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 					   ask->request->started, now, worker_random());
 	ask->due = now;				/* after the server's pause, if limited */
 	if (why != SCHEDULE_RATE_LIMITED)
-		ask->due += schedule_retry(why, task->failures, worker_random());
+		ask->due += worker_retry(why, task->failures);
 	if (worker_is_old(task))
 	{
 		TrackerChange *change = worker_add_change(ask, "abandoned");
@@ -629,8 +645,7 @@ static void
 worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 {
 	QueueTask  *task = ask->task;
-	int64		until = now + schedule_retry(SCHEDULE_AUTH, 1,
-											 worker_random());
+	int64		until = now + worker_retry(SCHEDULE_AUTH, 1);
 
 	queue_note_success(task->server);
 	task->held = true;
@@ -657,9 +672,9 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 static void
 worker_on_answer(WorkerAsk *ask, const Answer *answer, int64 now)
 {
-	const char *code = answer->error_code ? answer->error_code :
-		answer_verdict_name(answer->verdict);
-	const char *message = answer->error_message ? answer->error_message :
+	const char *code = worker_code(answer);
+	const char *message = answer->error_message ?
+		answer->error_message :
 		answer->flaw_detail;
 
 	switch (answer->verdict)
@@ -712,8 +727,7 @@ worker_on_no_answer(WorkerAsk *ask, int64 now)
 		case HTTP_NO_DESCRIPTOR:
 		case HTTP_NO_MEMORY:
 			/* Our own trouble says nothing of the server or the task. */
-			ask->due = now + schedule_retry(SCHEDULE_TRANSIENT, 1,
-											worker_random());
+			ask->due = now + worker_retry(SCHEDULE_TRANSIENT, 1);
 			worker_drop_ask(ask);
 			break;
 		case HTTP_TOO_LARGE:
@@ -804,8 +818,7 @@ worker_on_failure(const TrackerChange *change, WorkerAsk *ask)
 
 	if (task->failures < PG_UINT16_MAX)
 		task->failures++;
-	ask->due = http_clock() + schedule_retry(SCHEDULE_ROW, task->failures,
-											 worker_random());
+	ask->due = http_clock() + worker_retry(SCHEDULE_ROW, task->failures);
 	if (!task->logged)
 		ereport(LOG,
 				(errcode(change->failure_code),
@@ -949,7 +962,7 @@ worker_pin_settings(void)
 	{
 		const char *name;
 		const char *value;
-	}			pinned[] = {
+	} pinned[] = {
 		{"search_path", "pg_catalog, pg_temp"},
 		{"row_security", "off"},
 		{"synchronous_commit", "local"},

@@ -36,7 +36,9 @@ require_utf8(const char *s, size_t len)
 	for (size_t i = 0; i < len;)
 	{
 		unsigned char c = (unsigned char) s[i];
-		int			n = c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+		int			n = c < 0x80 ? 1 : c < 0xE0 ? 2 :
+			c < 0xF0                    ? 3 :
+												  4;
 
 		REQUIRE(c != '\0' && i + n <= len);
 		REQUIRE(pg_utf8_islegal((const unsigned char *) s + i, n));

@@ -163,8 +163,13 @@ sub begin_query
 	my ($session, $sql) = @_;
 
 	$session->{stderr} = '';
-	$session->query_until(qr/^begun$/m,
-		"\\echo begun\n$sql;\n\\echo SQLSTATE :SQLSTATE\n");
+	$session->{timeout}->start;
+	$session->{stdin} .= "\\echo begun\n$sql;\n\\echo SQLSTATE :SQLSTATE\n";
+	PostgreSQL::Test::Utils::pump_until($session->{run}, $session->{timeout},
+		\$session->{stdout}, qr/^begun\n/m)
+	  or die "psql did not take a query: $session->{stderr}";
+	# what comes after it is for end_query
+	$session->{stdout} =~ s/^begun\n//m;
 	return;
 }
 

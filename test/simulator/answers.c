@@ -23,24 +23,24 @@
 typedef enum Output
 {
 	OUTPUT_FILE_INFOS,
-	OUTPUT_AUDIO,     /* AudioInfos and VideoInfos */
-	OUTPUT_FILE_INFO, /* one object */
-	OUTPUT_FLAT,      /* FileUrl directly in Output */
-	OUTPUT_MODELS,    /* FileInfos with PreviewFileUrl */
-	OUTPUT_PROCEDURE  /* in the results of its sub-tasks */
+	OUTPUT_AUDIO,				/* AudioInfos and VideoInfos */
+	OUTPUT_FILE_INFO,			/* one object */
+	OUTPUT_FLAT,				/* FileUrl directly in Output */
+	OUTPUT_MODELS,				/* FileInfos with PreviewFileUrl */
+	OUTPUT_PROCEDURE			/* in the results of its sub-tasks */
 } Output;
 
 struct TaskType
 {
-	const char *name; /* TaskType */
-	const char *key;  /* key of the task object */
+	const char *name;			/* TaskType */
+	const char *key;			/* key of the task object */
 	const char *model;
 	const char *version;
-	const char *extension; /* of its files */
-	Output output;
-	bool has_code_ext;
-	bool has_session;
-	int64_t run_time; /* ms, of a task that has ended already */
+	const char *extension;		/* of its files */
+	Output		output;
+	bool		has_code_ext;
+	bool		has_session;
+	int64_t		run_time;		/* ms, of a task that has ended already */
 };
 
 enum
@@ -131,7 +131,7 @@ static const char *const all_keys[] = {
 static const struct
 {
 	const char *word;
-	int type;
+	int			type;
 } type_words[] = {
 	{"image", TYPE_IMAGE},
 	{"AigcImageTask", TYPE_IMAGE},
@@ -157,7 +157,7 @@ static const struct
 static const struct
 {
 	const char *word;
-	size_t offset;
+	size_t		offset;
 } flag_words[] = {
 	{"full", offsetof(Words, full)},
 	{"wrap", offsetof(Words, wrap)},
@@ -188,7 +188,7 @@ static const struct
 static const struct
 {
 	const char *prefix;
-	size_t offset;
+	size_t		offset;
 } number_words[] = {
 	{"t", offsetof(Words, end)},
 	{"b", offsetof(Words, creation)},
@@ -232,7 +232,7 @@ is_capital(char c)
 static bool
 read_number(const char *text, int64_t *number)
 {
-	size_t length = strspn(text, "0123456789");
+	size_t		length = strspn(text, "0123456789");
 
 	if (length == 0 || length > MAX_DIGITS || text[length] != '\0')
 		return false;
@@ -244,7 +244,7 @@ read_number(const char *text, int64_t *number)
 static void
 copy_text(char *target, size_t size, const char *source)
 {
-	size_t length = strlen(source);
+	size_t		length = strlen(source);
 
 	if (length >= size)
 		length = size - 1;
@@ -273,7 +273,7 @@ read_text_word(const char *word, Words *words)
 static void
 read_word(const char *word, Words *words, bool *scene)
 {
-	char *base = (char *) words;
+	char	   *base = (char *) words;
 
 	for (size_t i = 0; i < LENGTH_OF(type_words); i++)
 	{
@@ -293,7 +293,7 @@ read_word(const char *word, Words *words, bool *scene)
 	}
 	for (size_t i = 0; i < LENGTH_OF(number_words); i++)
 	{
-		size_t length = strlen(number_words[i].prefix);
+		size_t		length = strlen(number_words[i].prefix);
 
 		if (strncmp(word, number_words[i].prefix, length) == 0 &&
 			read_number(word + length,
@@ -310,7 +310,7 @@ read_word(const char *word, Words *words, bool *scene)
 static void
 settle_words(Words *words, bool scene)
 {
-	Trouble *trouble = &words->trouble;
+	Trouble    *trouble = &words->trouble;
 
 	if (scene && words->type == &task_types[TYPE_VIDEO])
 		words->type = &task_types[TYPE_SCENE_VIDEO];
@@ -339,8 +339,8 @@ settle_words(Words *words, bool scene)
 void
 words_read(const char *id, Words *words)
 {
-	char word[128];
-	bool scene = false;
+	char		word[128];
+	bool		scene = false;
 
 	memset(words, 0, sizeof(*words));
 	words->type = &task_types[TYPE_IMAGE];
@@ -353,7 +353,7 @@ words_read(const char *id, Words *words)
 
 	while (*id != '\0')
 	{
-		size_t length = strcspn(id, "-");
+		size_t		length = strcspn(id, "-");
 
 		if (length > 0 && length < sizeof(word))
 		{
@@ -382,7 +382,7 @@ words_end_trouble(Words *words)
 Course
 task_course(const Words *words, int64_t first)
 {
-	Course course;
+	Course		course;
 
 	if (words->end == 0 && words->creation < 0)
 	{
@@ -438,8 +438,8 @@ write_hex(char *target, uint64_t bits, int digits)
 static void
 uuid_make(char uuid[37])
 {
-	uint64_t high = random_bits();
-	uint64_t low = random_bits();
+	uint64_t	high = random_bits();
+	uint64_t	low = random_bits();
 
 	memset(uuid, '-', 36);
 	write_hex(uuid, high >> 32, 8);
@@ -458,10 +458,10 @@ request_id_make(char *id, int64_t now)
 {
 	static const char letters[] =
 		"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-	time_t seconds = now / 1000;
-	uint64_t bits = random_bits();
-	struct tm tm;
-	size_t length;
+	time_t		seconds = now / 1000;
+	uint64_t	bits = random_bits();
+	struct tm	tm;
+	size_t		length;
 
 	gmtime_r(&seconds, &tm);
 	length = strftime(id, REQUEST_ID_SIZE, "%Y%m%d%H%M%S", &tm);
@@ -477,8 +477,8 @@ request_id_make(char *id, int64_t now)
 static void
 date_make(char date[DATE_SIZE], int64_t when)
 {
-	time_t seconds = when / 1000;
-	struct tm tm;
+	time_t		seconds = when / 1000;
+	struct tm	tm;
 
 	gmtime_r(&seconds, &tm);
 	strftime(date, DATE_SIZE, "%Y-%m-%dT%H:%M:%SZ", &tm);
@@ -487,7 +487,7 @@ date_make(char date[DATE_SIZE], int64_t when)
 static void
 write_date(Json *json, const char *key, int64_t when)
 {
-	char date[DATE_SIZE];
+	char		date[DATE_SIZE];
 
 	date_make(date, when);
 	json_text(json, key, date);
@@ -504,17 +504,17 @@ typedef struct Telling
 {
 	const char *id;
 	const Words *words;
-	Course course;
-	bool waiting;
-	bool ended;
-	bool failed;
-	int64_t files; /* how many to show */
-	int64_t progress;
-	int64_t code;
+	Course		course;
+	bool		waiting;
+	bool		ended;
+	bool		failed;
+	int64_t		files;			/* how many to show */
+	int64_t		progress;
+	int64_t		code;
 	const char *code_ext;
 	const char *message;
-	Answer *answer;
-	Json *json;
+	Answer	   *answer;
+	Json	   *json;
 } Telling;
 
 /* Temporary files live 7 days, and a few seconds more in every capture. */
@@ -524,7 +524,7 @@ typedef struct Telling
 static uint64_t
 hash_id(const char *id)
 {
-	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+	uint64_t	hash = UINT64_C(0xcbf29ce484222325);
 
 	for (; *id != '\0'; id++)
 		hash = (hash ^ (unsigned char) *id) * UINT64_C(0x100000001b3);
@@ -535,8 +535,8 @@ static void
 file_url(const Telling *telling, int64_t number, const char *extension,
 		 char *url, size_t size)
 {
-	char hash[17];
-	char suffix[8] = "";
+	char		hash[17];
+	char		suffix[8] = "";
 
 	write_hex(hash, hash_id(telling->id), 16);
 	hash[16] = '\0';
@@ -549,7 +549,7 @@ file_url(const Telling *telling, int64_t number, const char *extension,
 static void
 write_meta_data(const Telling *telling)
 {
-	Json *json = telling->json;
+	Json	   *json = telling->json;
 
 	if (telling->words->type->extension[0] == 'p')
 	{
@@ -572,9 +572,9 @@ write_file_fields(const Telling *telling, int64_t number)
 {
 	const Words *words = telling->words;
 	const char *extension = words->type->extension;
-	Json *json = telling->json;
-	bool permanent = words->permanent;
-	char url[256];
+	Json	   *json = telling->json;
+	bool		permanent = words->permanent;
+	char		url[256];
 
 	file_url(telling, number, extension, url, sizeof(url));
 	json_number(json, "ClassId", 0);
@@ -621,7 +621,7 @@ write_file_array(const Telling *telling, const char *key)
 static void
 write_procedure(const Telling *telling)
 {
-	Json *json = telling->json;
+	Json	   *json = telling->json;
 
 	json_text(json, "FileId", "5285890784246869930");
 	json_text(json, "FileName", "source");
@@ -640,7 +640,7 @@ write_procedure(const Telling *telling)
 		json_open(json, "Output", '{');
 		if (telling->files > 0)
 		{
-			char url[256];
+			char		url[256];
 
 			file_url(telling, 0, "mp4", url, sizeof(url));
 			json_text(json, "Url", url);
@@ -655,7 +655,7 @@ write_procedure(const Telling *telling)
 static void
 write_output(const Telling *telling)
 {
-	Json *json = telling->json;
+	Json	   *json = telling->json;
 	const TaskType *type = telling->words->type;
 
 	json_open(json, "Output", '{');
@@ -707,7 +707,7 @@ static void
 write_prompt(const Telling *telling)
 {
 	const Words *words = telling->words;
-	char prompt[128];
+	char		prompt[128];
 
 	snprintf(prompt, sizeof(prompt), "%s%s%s%s",
 			 words->uni ? "夏日海滩，海浪轻拍礁石" : "pig",
@@ -725,7 +725,7 @@ static void
 write_input(const Telling *telling)
 {
 	const Words *words = telling->words;
-	Json *json = telling->json;
+	Json	   *json = telling->json;
 
 	json_open(json, "Input", '{');
 	json_text(json, "ModelName", words->model);
@@ -742,7 +742,7 @@ write_input(const Telling *telling)
 	json_close(json);
 	if (words->trouble.deep > json->depth)
 	{
-		size_t levels = words->trouble.deep - json->depth;
+		size_t		levels = words->trouble.deep - json->depth;
 
 		json_key(json, "ExtInfo");
 		json_fill(json, '[', levels);
@@ -769,7 +769,7 @@ static void
 write_task(const Telling *telling)
 {
 	const TaskType *type = telling->words->type;
-	Json *json = telling->json;
+	Json	   *json = telling->json;
 
 	json_open(json, type->key, '{');
 	json_number(json, "ErrCode", telling->code);
@@ -821,8 +821,8 @@ static void
 write_response(const Telling *telling, const char *key)
 {
 	const Words *words = telling->words;
-	Json *json = telling->json;
-	char uuid[37];
+	Json	   *json = telling->json;
+	char		uuid[37];
 
 	uuid_make(uuid);
 	json->trim = !words->full;
@@ -864,8 +864,8 @@ wrapped_status(const Telling *telling)
 static void
 write_wrapped(const Telling *telling)
 {
-	Json *json = telling->json;
-	char text[256];
+	Json	   *json = telling->json;
+	char		text[256];
 
 	json_open(json, NULL, '{');
 	json_text(json, "code", "success");
@@ -902,7 +902,7 @@ write_wrapped(const Telling *telling)
 static int64_t
 task_progress(const Words *words, const Course *course, int64_t now)
 {
-	int64_t progress;
+	int64_t		progress;
 
 	if (words->jump >= 0)
 		return words->jump;
@@ -929,7 +929,7 @@ static Telling
 telling_make(const char *id, const Words *words, int64_t first, int64_t now,
 			 Answer *answer)
 {
-	Telling telling = {.id = id, .words = words, .answer = answer};
+	Telling		telling = {.id = id, .words = words, .answer = answer};
 
 	telling.json = &answer->body;
 	telling.course = task_course(words, first);
@@ -961,7 +961,7 @@ static void
 write_error(Json *json, const char *message, const char *type, const char *code,
 			const char *request_id)
 {
-	char text[512];
+	char		text[512];
 
 	if (request_id != NULL)
 		snprintf(text, sizeof(text), "%s (request id: %s)", message,
@@ -1002,7 +1002,7 @@ write_rate_limit(Json *json, const char *request_id)
 static void
 write_nginx_page(Answer *answer, const char *title)
 {
-	char page[512];
+	char		page[512];
 
 	snprintf(page, sizeof(page),
 			 "<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n"
@@ -1017,7 +1017,7 @@ write_nginx_page(Answer *answer, const char *title)
 static void
 write_cloudflare_line(Answer *answer)
 {
-	char line[32];
+	char		line[32];
 
 	snprintf(line, sizeof(line), "error code: %u", answer->status);
 	json_literal(&answer->body, line);
@@ -1030,7 +1030,7 @@ static void
 write_other_refusal(Answer *answer, const char *request_id)
 {
 	unsigned int status = answer->status;
-	char title[64];
+	char		title[64];
 
 	if (status < 300 || status == 304)
 		return;
@@ -1053,8 +1053,8 @@ void
 answer_refusal(unsigned int status, const char *path, const char *request_id,
 			   Answer *answer)
 {
-	Json *json = &answer->body;
-	char text[400];
+	Json	   *json = &answer->body;
+	char		text[400];
 
 	answer->status = status;
 	answer->content_type = CONTENT_JSON;
@@ -1122,7 +1122,7 @@ answer_index(Answer *answer)
 static void
 write_response_error(Json *json, const char *code)
 {
-	char uuid[37];
+	char		uuid[37];
 
 	uuid_make(uuid);
 	json_open(json, NULL, '{');
@@ -1144,8 +1144,8 @@ answer_instead(const char *id, const Trouble *trouble, const char *request_id,
 			   Answer *answer)
 {
 	unsigned int http = (unsigned int) trouble->http;
-	Json *json = &answer->body;
-	char path[320];
+	Json	   *json = &answer->body;
+	char		path[320];
 
 	answer->status = http != 0 ? http : 200;
 	if (trouble->html)
@@ -1189,7 +1189,7 @@ answer_task(const char *id, const Words *words, int64_t first, int64_t now,
 			const char *request_id, Answer *answer)
 {
 	const Trouble *trouble = &words->trouble;
-	Telling telling;
+	Telling		telling;
 
 	answer->content_type = CONTENT_JSON;
 	if (answer_instead(id, trouble, request_id, answer))
@@ -1223,12 +1223,14 @@ static const unsigned char png_file[] = {
 	0x08, 0x02, 0x00, 0x00, 0x00, 0x90, 0x77, 0x53, 0xde, 0x00, 0x00, 0x00,
 	0x0c, 0x49, 0x44, 0x41, 0x54, 0x78, 0xda, 0x63, 0x30, 0x4e, 0x9b, 0x09,
 	0x00, 0x02, 0x02, 0x01, 0x33, 0x68, 0x7a, 0x31, 0xf8, 0x00, 0x00, 0x00,
-	0x00, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82};
+	0x00, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82
+};
 
 /* A "ftyp" box and nothing else */
 static const unsigned char mp4_file[] = {
 	0x00, 0x00, 0x00, 0x18, 'f', 't', 'y', 'p', 'i', 's', 'o', 'm',
-	0x00, 0x00, 0x02, 0x00, 'i', 's', 'o', 'm', 'm', 'p', '4', '2'};
+	0x00, 0x00, 0x02, 0x00, 'i', 's', 'o', 'm', 'm', 'p', '4', '2'
+};
 
 /* What a file URL leads to, by the end of its name */
 void

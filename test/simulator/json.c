@@ -21,7 +21,7 @@
 void *
 must_allocate(void *old, size_t size)
 {
-	void *new = realloc(old, size);
+	void	   *new = realloc(old, size);
 
 	if (new == NULL)
 	{
@@ -75,7 +75,7 @@ json_key(Json *json, const char *key)
 {
 	if (json->depth > 0)
 	{
-		char last = json->data[json->length - 1];
+		char		last = json->data[json->length - 1];
 
 		if (last != '{' && last != '[')
 			json_raw(json, ",", 1);
@@ -107,7 +107,7 @@ json_open(Json *json, const char *key, char bracket)
 void
 json_close(Json *json)
 {
-	char bracket = json->data[json->length - 1];
+	char		bracket = json->data[json->length - 1];
 
 	json->depth--;
 	if (bracket == '{' || bracket == '[')
@@ -120,7 +120,7 @@ json_close(Json *json)
 	}
 	else
 	{
-		size_t at = json->opened[json->depth];
+		size_t		at = json->opened[json->depth];
 
 		/* the first bracket after the comma and the key */
 		while (json->data[at] != '{' && json->data[at] != '[')
@@ -149,13 +149,15 @@ json_escape(Json *json, const char *text)
 		c = (unsigned char) *text++;
 		if (c < 0x20)
 		{
-			char escape[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]};
+			char		escape[6] = {'\\', 'u', '0', '0'};
 
+			escape[4] = hex[c >> 4];
+			escape[5] = hex[c & 15];
 			json_raw(json, escape, sizeof(escape));
 		}
 		else
 		{
-			char escape[2] = {'\\', (char) c};
+			char		escape[2] = {'\\', (char) c};
 
 			json_raw(json, escape, sizeof(escape));
 		}
@@ -189,7 +191,7 @@ json_escaped(Json *json, const char *key, const char *value)
 void
 json_digits(Json *json, int64_t value)
 {
-	char digits[24];
+	char		digits[24];
 
 	snprintf(digits, sizeof(digits), "%" PRId64, value);
 	json_literal(json, digits);

@@ -14,19 +14,19 @@
 
 #include "simulator.h"
 
-Counters counters;
-uint64_t ledger_era = 1;
+Counters	counters;
+uint64_t	ledger_era = 1;
 
 /* ---------- tasks ---------- */
 
 typedef struct Task
 {
-	struct Task *next; /* in its bucket */
-	int64_t first;     /* ms, the first question */
-	int64_t last;      /* ms, the latest question */
-	uint32_t hash;
-	uint32_t questions;
-	char id[];
+	struct Task *next;			/* in its bucket */
+	int64_t		first;			/* ms, the first question */
+	int64_t		last;			/* ms, the latest question */
+	uint32_t	hash;
+	uint32_t	questions;
+	char		id[];
 } Task;
 
 /* Buckets come in segments, so that the table grows without moving. */
@@ -40,13 +40,13 @@ typedef struct Task
 typedef struct Block
 {
 	struct Block *next;
-	size_t used;
+	size_t		used;
 	_Alignas(Task) char space[BLOCK_SIZE];
 } Block;
 
 static Task **segments[MAX_SEGMENTS];
 static uint32_t bucket_count;
-static uint32_t bucket_floor; /* the power of 2 not above bucket_count */
+static uint32_t bucket_floor;	/* the power of 2 not above bucket_count */
 static uint64_t task_count;
 static Block *blocks;
 
@@ -60,7 +60,7 @@ bucket_at(uint32_t number)
 static Task **
 bucket_of(uint32_t hash)
 {
-	uint32_t number = hash & (2 * bucket_floor - 1);
+	uint32_t	number = hash & (2 * bucket_floor - 1);
 
 	if (number >= bucket_count)
 		number &= bucket_floor - 1;
@@ -70,7 +70,7 @@ bucket_of(uint32_t hash)
 static void
 add_segment(uint32_t number)
 {
-	size_t size = SEGMENT_BUCKETS * sizeof(Task *);
+	size_t		size = SEGMENT_BUCKETS * sizeof(Task *);
 
 	segments[number] = must_allocate(NULL, size);
 	memset(segments[number], 0, size);
@@ -80,9 +80,9 @@ add_segment(uint32_t number)
 static void
 grow_by_a_bucket(void)
 {
-	uint32_t new = bucket_count;
-	Task **from;
-	Task **to;
+	uint32_t	new = bucket_count;
+	Task	  **from;
+	Task	  **to;
 
 	if (new / SEGMENT_BUCKETS >= MAX_SEGMENTS)
 		return;
@@ -95,7 +95,7 @@ grow_by_a_bucket(void)
 	bucket_count++;
 	while (*from != NULL)
 	{
-		Task *task = *from;
+		Task	   *task = *from;
 
 		if ((task->hash & (2 * bucket_floor - 1)) == new)
 		{
@@ -112,7 +112,7 @@ grow_by_a_bucket(void)
 static uint32_t
 hash_text(const char *text, size_t length)
 {
-	uint32_t hash = 2166136261u;
+	uint32_t	hash = 2166136261u;
 
 	for (size_t i = 0; i < length; i++)
 		hash = (hash ^ (unsigned char) text[i]) * 16777619u;
@@ -136,13 +136,13 @@ find_task(const char *id, size_t length, uint32_t hash)
 static Task *
 allocate_task(size_t id_length)
 {
-	size_t size = offsetof(Task, id) + id_length + 1;
-	Task *task;
+	size_t		size = offsetof(Task, id) + id_length + 1;
+	Task	   *task;
 
 	size = (size + _Alignof(Task) - 1) / _Alignof(Task) * _Alignof(Task);
 	if (blocks == NULL || BLOCK_SIZE - blocks->used < size)
 	{
-		Block *block = must_allocate(NULL, sizeof(Block));
+		Block	   *block = must_allocate(NULL, sizeof(Block));
 
 		block->next = blocks;
 		block->used = 0;
@@ -156,8 +156,8 @@ allocate_task(size_t id_length)
 static Task *
 add_task(const char *id, size_t length, uint32_t hash, int64_t now)
 {
-	Task *task = allocate_task(length);
-	Task **bucket;
+	Task	   *task = allocate_task(length);
+	Task	  **bucket;
 
 	if (bucket_count == 0)
 	{
@@ -181,7 +181,7 @@ add_task(const char *id, size_t length, uint32_t hash, int64_t now)
 static size_t
 id_length(const char *id)
 {
-	size_t length = strlen(id);
+	size_t		length = strlen(id);
 
 	return length > MAX_ID ? MAX_ID : length;
 }
@@ -193,9 +193,9 @@ id_length(const char *id)
 int64_t
 ledger_question(const char *id, int64_t now, int64_t *first)
 {
-	size_t length = id_length(id);
-	uint32_t hash = hash_text(id, length);
-	Task *task = find_task(id, length, hash);
+	size_t		length = id_length(id);
+	uint32_t	hash = hash_text(id, length);
+	Task	   *task = find_task(id, length, hash);
 
 	if (task == NULL)
 		task = add_task(id, length, hash, now);
@@ -209,7 +209,7 @@ free_tasks(void)
 {
 	while (blocks != NULL)
 	{
-		Block *next = blocks->next;
+		Block	   *next = blocks->next;
 
 		free(blocks);
 		blocks = next;
@@ -231,26 +231,26 @@ free_tasks(void)
 
 typedef struct LogEntry
 {
-	uint64_t number; /* of the request, from 1 */
-	int64_t ms;
-	uint64_t connection;
-	unsigned int status; /* 0: not answered yet, or never */
-	Via via;
-	bool is_task;
-	char subject[LOG_SUBJECT]; /* task id, else path */
+	uint64_t	number;			/* of the request, from 1 */
+	int64_t		ms;
+	uint64_t	connection;
+	unsigned int status;		/* 0: not answered yet, or never */
+	Via			via;
+	bool		is_task;
+	char		subject[LOG_SUBJECT];	/* task id, else path */
 } LogEntry;
 
 static LogEntry log_ring[LOG_ENTRIES];
-static uint64_t log_written;   /* since the start */
-static uint64_t log_forgotten; /* of these, before the last reset */
+static uint64_t log_written;	/* since the start */
+static uint64_t log_forgotten;	/* of these, before the last reset */
 
 /* Notes a request; returns a handle for ledger_log_status. */
 uint64_t
 ledger_log(int64_t now, const char *subject, bool is_task, uint64_t connection,
 		   Via via)
 {
-	LogEntry *entry = &log_ring[log_written % LOG_ENTRIES];
-	size_t length = strlen(subject);
+	LogEntry   *entry = &log_ring[log_written % LOG_ENTRIES];
+	size_t		length = strlen(subject);
 
 	if (length >= LOG_SUBJECT)
 		length = LOG_SUBJECT - 1;
@@ -269,7 +269,7 @@ ledger_log(int64_t now, const char *subject, bool is_task, uint64_t connection,
 void
 ledger_log_status(uint64_t entry, unsigned int status)
 {
-	LogEntry *found = &log_ring[(entry - 1) % LOG_ENTRIES];
+	LogEntry   *found = &log_ring[(entry - 1) % LOG_ENTRIES];
 
 	if (entry > 0 && found->number == entry)
 		found->status = status;
@@ -280,8 +280,8 @@ void
 ledger_write_log(Json *json, int64_t count)
 {
 	static const char *const via_names[] = {"", "Via", "absolute", "CONNECT"};
-	uint64_t kept = log_written - log_forgotten;
-	uint64_t wanted = count < 0 ? 0 : (uint64_t) count;
+	uint64_t	kept = log_written - log_forgotten;
+	uint64_t	wanted = count < 0 ? 0 : (uint64_t) count;
 
 	if (kept > LOG_ENTRIES)
 		kept = LOG_ENTRIES;
@@ -314,7 +314,7 @@ static size_t key_count;
 void
 ledger_accept_key(const char *key)
 {
-	size_t size = strlen(key) + 1;
+	size_t		size = strlen(key) + 1;
 
 	keys = must_allocate(keys, (key_count + 1) * sizeof(char *));
 	keys[key_count] = must_allocate(NULL, size);
@@ -396,9 +396,9 @@ ledger_write_stats(Json *json, bool with_tasks)
 void
 ledger_write_task(Json *json, const char *id)
 {
-	size_t length = id_length(id);
-	Task *task = find_task(id, length, hash_text(id, length));
-	Words words;
+	size_t		length = id_length(id);
+	Task	   *task = find_task(id, length, hash_text(id, length));
+	Words		words;
 
 	json_open(json, NULL, '{');
 	json_text(json, "id", id);
@@ -417,9 +417,9 @@ ledger_write_task(Json *json, const char *id)
 void
 ledger_reset(void)
 {
-	Counters fresh = {.in_flight = counters.in_flight,
-					  .open_connections = counters.open_connections,
-					  .max_in_flight = counters.in_flight};
+	Counters	fresh = {.in_flight = counters.in_flight,
+						 .open_connections = counters.open_connections,
+						 .max_in_flight = counters.in_flight};
 
 	counters = fresh;
 	ledger_era++;

@@ -35,9 +35,9 @@
 /* One TCP connection */
 typedef struct Connection
 {
-	uint64_t serial;
-	uint64_t era; /* ledger_era when it came */
-	bool control; /* has only asked for figures: not counted */
+	uint64_t	serial;
+	uint64_t	era;			/* ledger_era when it came */
+	bool		control;		/* has only asked for figures: not counted */
 } Connection;
 
 /* One HTTP request, from its header until its answer is sent or given up */
@@ -45,40 +45,40 @@ typedef struct Request
 {
 	struct MHD_Connection *mhd;
 	Connection *connection;
-	Via via;
-	bool counted;     /* in flight for the counters */
-	bool delayed;     /* delayMS is behind us */
-	bool gone;        /* its client hung up while it waited */
-	bool noted;       /* question and first are set */
-	int64_t question; /* its number among those about the task */
-	int64_t first;    /* ms, when the first of them came */
-	uint64_t log_entry;
-	int64_t deadline;  /* us of the monotonic clock, while waiting */
-	size_t heap_place; /* in waiting[], while waiting */
-	char request_id[REQUEST_ID_SIZE];
+	Via			via;
+	bool		counted;		/* in flight for the counters */
+	bool		delayed;		/* delayMS is behind us */
+	bool		gone;			/* its client hung up while it waited */
+	bool		noted;			/* question and first are set */
+	int64_t		question;		/* its number among those about the task */
+	int64_t		first;			/* ms, when the first of them came */
+	uint64_t	log_entry;
+	int64_t		deadline;		/* us of the monotonic clock, while waiting */
+	size_t		heap_place;		/* in waiting[], while waiting */
+	char		request_id[REQUEST_ID_SIZE];
 } Request;
 
 /* What becomes of a body that does not simply arrive */
 typedef enum Ending
 {
 	ENDING_WHOLE,
-	ENDING_CUT,  /* closed too early */
-	ENDING_RESET /* RST in its middle */
+	ENDING_CUT,					/* closed too early */
+	ENDING_RESET				/* RST in its middle */
 } Ending;
 
 /* A body on its way, piece by piece */
 typedef struct Stream
 {
-	Request *request;
-	char *data;
-	size_t length;
-	size_t pad_at;  /* offset in data where the padding goes */
-	uint64_t pad;   /* bytes of padding */
-	uint64_t total; /* length + pad */
-	uint64_t stop;  /* bytes that are sent at all */
-	Ending ending;
-	int64_t start;   /* us of the monotonic clock */
-	int64_t dribble; /* us over which it is spread, 0: at once */
+	Request    *request;
+	char	   *data;
+	size_t		length;
+	size_t		pad_at;			/* offset in data where the padding goes */
+	uint64_t	pad;			/* bytes of padding */
+	uint64_t	total;			/* length + pad */
+	uint64_t	stop;			/* bytes that are sent at all */
+	Ending		ending;
+	int64_t		start;			/* us of the monotonic clock */
+	int64_t		dribble;		/* us over which it is spread, 0: at once */
 } Stream;
 
 /* dribbleMS sends a body in so many pieces. */
@@ -109,7 +109,7 @@ static pid_t parent = 0;
 static unsigned int max_connections = 0;
 
 static struct MHD_Daemon *http_daemon;
-static int loop_epoll = -1;
+static int	loop_epoll = -1;
 static uint64_t connection_serial;
 static char base_url[128];
 
@@ -164,7 +164,7 @@ heap_up(size_t place, Request *request)
 {
 	while (place > 0)
 	{
-		size_t above = (place - 1) / 2;
+		size_t		above = (place - 1) / 2;
 
 		if (waiting[above]->deadline <= request->deadline)
 			break;
@@ -179,7 +179,7 @@ heap_down(size_t place, Request *request)
 {
 	for (;;)
 	{
-		size_t below = 2 * place + 1;
+		size_t		below = 2 * place + 1;
 
 		if (below >= waiting_count)
 			break;
@@ -208,8 +208,8 @@ heap_add(Request *request)
 static void
 heap_remove(Request *request)
 {
-	size_t place = request->heap_place;
-	Request *last = waiting[--waiting_count];
+	size_t		place = request->heap_place;
+	Request    *last = waiting[--waiting_count];
 
 	if (last == request)
 		return;
@@ -281,7 +281,7 @@ send_reset(struct MHD_Connection *mhd)
 static uint64_t
 stream_allowed(const Stream *stream, int64_t now)
 {
-	uint64_t pieces;
+	uint64_t	pieces;
 
 	if (stream->dribble == 0)
 		return stream->stop;
@@ -295,7 +295,7 @@ stream_allowed(const Stream *stream, int64_t now)
 static int64_t
 stream_next_piece(const Stream *stream, int64_t now)
 {
-	int64_t piece =
+	int64_t		piece =
 		(now - stream->start) * DRIBBLE_PIECES / stream->dribble + 1;
 
 	return stream->start +
@@ -307,7 +307,7 @@ static size_t
 stream_copy(const Stream *stream, uint64_t at, char *target, uint64_t room)
 {
 	const char *source = NULL;
-	uint64_t left;
+	uint64_t	left;
 
 	if (at < stream->pad_at)
 	{
@@ -334,9 +334,9 @@ stream_copy(const Stream *stream, uint64_t at, char *target, uint64_t room)
 static ssize_t
 stream_read(void *argument, uint64_t at, char *target, size_t room)
 {
-	Stream *stream = argument;
-	int64_t now;
-	uint64_t allowed;
+	Stream	   *stream = argument;
+	int64_t		now;
+	uint64_t	allowed;
 
 	if (stream->request->gone)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -363,7 +363,7 @@ stream_read(void *argument, uint64_t at, char *target, size_t room)
 static void
 stream_free(void *argument)
 {
-	Stream *stream = argument;
+	Stream	   *stream = argument;
 
 	free(stream->data);
 	free(stream);
@@ -373,8 +373,8 @@ stream_free(void *argument)
 static struct MHD_Response *
 stream_response(Request *request, const Trouble *trouble, Answer *answer)
 {
-	Stream *stream = must_allocate(NULL, sizeof(Stream));
-	uint64_t announced;
+	Stream	   *stream = must_allocate(NULL, sizeof(Stream));
+	uint64_t	announced;
 
 	memset(stream, 0, sizeof(*stream));
 	stream->request = request;
@@ -395,7 +395,7 @@ stream_response(Request *request, const Trouble *trouble, Answer *answer)
 	else if (trouble->cut)
 	{
 		stream->ending = ENDING_CUT;
-		announced += 64; /* these never come */
+		announced += 64;		/* these never come */
 	}
 	if (trouble->cutchunk)
 	{
@@ -420,14 +420,14 @@ needs_stream(const Trouble *trouble, const Answer *answer)
 static void
 add_retry_after(struct MHD_Response *response, const Trouble *trouble)
 {
-	char text[64];
+	char		text[64];
 
 	if (trouble->retry_after >= 0)
 		snprintf(text, sizeof(text), "%" PRId64, trouble->retry_after);
 	else if (trouble->retry_date >= 0)
 	{
-		time_t when = time(NULL) + trouble->retry_date;
-		struct tm tm;
+		time_t		when = time(NULL) + trouble->retry_date;
+		struct tm	tm;
 
 		gmtime_r(&when, &tm);
 		strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
@@ -449,7 +449,7 @@ add_headers(struct MHD_Response *response, const Request *request,
 							request->request_id);
 	if (answer->location)
 	{
-		char url[sizeof(base_url) + 16];
+		char		url[sizeof(base_url) + 16];
 
 		snprintf(url, sizeof(url), "%s/elsewhere", base_url);
 		MHD_add_response_header(response, "Location", url);
@@ -528,7 +528,7 @@ static enum MHD_Result
 answer_control(Request *request, const char *path)
 {
 	struct MHD_Connection *mhd = request->mhd;
-	Answer answer = {.status = 200, .content_type = CONTENT_JSON};
+	Answer		answer = {.status = 200, .content_type = CONTENT_JSON};
 
 	if (strcmp(path, "/_stats") == 0)
 		write_stats(mhd, &answer.body);
@@ -580,8 +580,8 @@ task_of_path(const char *method, const char *path)
 static enum MHD_Result
 answer_question(Request *request, const char *id)
 {
-	Answer answer = {0};
-	Words words;
+	Answer		answer = {0};
+	Words		words;
 
 	if (!request->noted)
 	{
@@ -611,7 +611,7 @@ answer_question(Request *request, const char *id)
 static enum MHD_Result
 answer_other(Request *request, const char *path)
 {
-	Answer answer = {0};
+	Answer		answer = {0};
 
 	if (starts_with(path, "/files/"))
 		answer_file(path, &answer);
@@ -632,7 +632,7 @@ answer_other(Request *request, const char *path)
 static enum MHD_Result
 refuse(Request *request, unsigned int status, const char *path)
 {
-	Answer answer = {0};
+	Answer		answer = {0};
 
 	answer_refusal(status, path, request->request_id, &answer);
 	return send_answer(request, NULL, &answer);
@@ -690,8 +690,9 @@ uncount_connection(Connection *connection)
 static void
 count_request(Request *request, const char *path, const char *id, bool with_key)
 {
-	bool proxied = request->via == VIA_ABSOLUTE || request->via == VIA_CONNECT;
-	bool elsewhere = strcmp(path, "/elsewhere") == 0;
+	Via			via = request->via;
+	bool		proxied = via == VIA_ABSOLUTE || via == VIA_CONNECT;
+	bool		elsewhere = strcmp(path, "/elsewhere") == 0;
 
 	count_connection(request->connection);
 	request->counted = true;
@@ -747,7 +748,7 @@ answer_request(Request *request, const char *method, const char *url)
 static Request *
 request_new(struct MHD_Connection *mhd)
 {
-	Request *request = must_allocate(NULL, sizeof(Request));
+	Request    *request = must_allocate(NULL, sizeof(Request));
 
 	memset(request, 0, sizeof(*request));
 	request->mhd = mhd;
@@ -767,7 +768,7 @@ on_request(void *argument, struct MHD_Connection *mhd, const char *url,
 		   const char *method, const char *version, const char *upload,
 		   size_t *upload_size, void **request_place)
 {
-	Request *request = *request_place;
+	Request    *request = *request_place;
 
 	(void) argument;
 	(void) version;
@@ -794,7 +795,7 @@ static void
 on_request_end(void *argument, struct MHD_Connection *mhd, void **request_place,
 			   enum MHD_RequestTerminationCode code)
 {
-	Request *request = *request_place;
+	Request    *request = *request_place;
 
 	(void) argument;
 	(void) mhd;
@@ -847,10 +848,10 @@ fail(const char *what, const char *why)
 static char *
 read_file(const char *path)
 {
-	FILE *file = fopen(path, "r");
-	char *text = NULL;
-	size_t length = 0;
-	size_t got;
+	FILE	   *file = fopen(path, "r");
+	char	   *text = NULL;
+	size_t		length = 0;
+	size_t		got;
 
 	if (file == NULL)
 		fail(path, strerror(errno));
@@ -873,12 +874,12 @@ open_listener(unsigned int *port)
 							 .ai_socktype = SOCK_STREAM};
 	struct addrinfo *address;
 	struct sockaddr_storage bound;
-	socklen_t bound_size = sizeof(bound);
-	char host[64];
-	char service[16];
-	int on = 1;
-	int code;
-	int listener;
+	socklen_t	bound_size = sizeof(bound);
+	char		host[64];
+	char		service[16];
+	int			on = 1;
+	int			code;
+	int			listener;
 
 	code = getaddrinfo(listen_address, listen_port, &hints, &address);
 	if (code != 0)
@@ -931,8 +932,8 @@ start_http(int listener, unsigned int connections)
 		{MHD_OPTION_END, 0, NULL},
 	};
 	unsigned int flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
-	char *certificate = NULL;
-	char *private_key = NULL;
+	char	   *certificate = NULL;
+	char	   *private_key = NULL;
 
 	if (certificate_file != NULL)
 	{
@@ -971,8 +972,8 @@ watch(int descriptor, void *tag)
 static int
 signals_as_descriptor(void)
 {
-	sigset_t signals;
-	int descriptor;
+	sigset_t	signals;
+	int			descriptor;
 
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&signals);
@@ -990,7 +991,7 @@ static int
 loop_timeout(void)
 {
 	MHD_UNSIGNED_LONG_LONG http_timeout;
-	int64_t timeout = -1;
+	int64_t		timeout = -1;
 
 	if (waiting_count > 0)
 	{
@@ -1022,11 +1023,11 @@ static void
 run_loop(void)
 {
 	struct epoll_event events[64];
-	bool was_our_parent = getppid() == parent;
+	bool		was_our_parent = getppid() == parent;
 
 	while (!parent_is_gone(was_our_parent))
 	{
-		int count = epoll_wait(loop_epoll, events, 64, loop_timeout());
+		int			count = epoll_wait(loop_epoll, events, 64, loop_timeout());
 
 		if (count < 0 && errno != EINTR)
 			fail("epoll_wait", strerror(errno));
@@ -1061,8 +1062,8 @@ stop_http(void)
 static void
 write_port_file(unsigned int port)
 {
-	char unfinished[PATH_MAX];
-	FILE *file;
+	char		unfinished[PATH_MAX];
+	FILE	   *file;
 
 	snprintf(unfinished, sizeof(unfinished), "%s.new", port_file);
 	file = fopen(unfinished, "w");
@@ -1091,8 +1092,8 @@ usage(FILE *where)
 static int64_t
 number_option(const char *text, int64_t least, int64_t most)
 {
-	char *end;
-	int64_t number = strtoll(text, &end, 10);
+	char	   *end;
+	int64_t		number = strtoll(text, &end, 10);
 
 	if (*text == '\0' || *end != '\0' || number < least || number > most)
 		fail(text, "not a number that this option takes");
@@ -1111,8 +1112,9 @@ read_options(int argc, char **argv)
 		{"max-connections", required_argument, NULL, 'm'},
 		{"parent", required_argument, NULL, 'P'},
 		{"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0}};
-	int option;
+		{NULL, 0, NULL, 0}
+	};
+	int			option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
 	{

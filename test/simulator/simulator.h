@@ -24,12 +24,12 @@
 
 typedef struct Json
 {
-	char *data; /* not terminated by a zero */
-	size_t length;
-	size_t room;
-	bool trim;                     /* drop zero, empty and null values */
-	int depth;                     /* objects and arrays open now */
-	size_t opened[JSON_MAX_DEPTH]; /* where each begins, key included */
+	char	   *data;			/* not terminated by a zero */
+	size_t		length;
+	size_t		room;
+	bool		trim;			/* drop zero, empty and null values */
+	int			depth;			/* objects and arrays open now */
+	size_t		opened[JSON_MAX_DEPTH]; /* where each begins, key included */
 } Json;
 
 extern void *must_allocate(void *old, size_t size);
@@ -54,74 +54,74 @@ typedef struct TaskType TaskType;
 /* What goes wrong with an answer; xN limits it to the first N questions. */
 typedef struct Trouble
 {
-	bool html;
-	bool empty;
-	bool oneapi;
-	bool unknown;
-	bool notjson;
-	bool double429;
-	bool two;
-	bool reset;
-	bool resetbody;
-	bool cut;
-	bool cutchunk;
-	bool close;
-	bool nofile;
-	int64_t http;        /* status code, 0: none */
-	int64_t delay;       /* ms before the answer */
-	int64_t dribble;     /* ms over which the body is spread */
-	int64_t huge;        /* bytes of the whole body, 0: as it is */
-	int64_t deep;        /* levels of nesting, 0: as it is */
-	int64_t retry_after; /* seconds, -1: no such header */
-	int64_t retry_date;  /* the same, sent as a date */
-	char code[64];       /* Response.Error.Code, "" for none */
+	bool		html;
+	bool		empty;
+	bool		oneapi;
+	bool		unknown;
+	bool		notjson;
+	bool		double429;
+	bool		two;
+	bool		reset;
+	bool		resetbody;
+	bool		cut;
+	bool		cutchunk;
+	bool		close;
+	bool		nofile;
+	int64_t		http;			/* status code, 0: none */
+	int64_t		delay;			/* ms before the answer */
+	int64_t		dribble;		/* ms over which the body is spread */
+	int64_t		huge;			/* bytes of the whole body, 0: as it is */
+	int64_t		deep;			/* levels of nesting, 0: as it is */
+	int64_t		retry_after;	/* seconds, -1: no such header */
+	int64_t		retry_date;		/* the same, sent as a date */
+	char		code[64];		/* Response.Error.Code, "" for none */
 } Trouble;
 
 /* A task id, read */
 typedef struct Words
 {
 	const TaskType *type;
-	bool full;
-	bool wrap;
-	bool progress;
-	bool permanent;
-	bool abort;
-	bool failed; /* fail, failN, extWORD or abort */
-	bool nul;
-	bool badutf8;
-	bool surrogate;
-	bool uni;
-	int64_t end;      /* tMS: ms from creation to end */
-	int64_t wait;     /* ms from creation to PROCESSING */
-	int64_t creation; /* bUNIXMS, -1: the first question */
-	int64_t jump;     /* constant progress, -1: none */
-	int64_t files;
-	int64_t code;          /* failN, -1: the usual one */
-	int64_t trouble_count; /* xN, -1: the trouble does not end */
-	char model[64];
-	char version[32];
-	char code_ext[64];
-	Trouble trouble;
+	bool		full;
+	bool		wrap;
+	bool		progress;
+	bool		permanent;
+	bool		abort;
+	bool		failed;			/* fail, failN, extWORD or abort */
+	bool		nul;
+	bool		badutf8;
+	bool		surrogate;
+	bool		uni;
+	int64_t		end;			/* tMS: ms from creation to end */
+	int64_t		wait;			/* ms from creation to PROCESSING */
+	int64_t		creation;		/* bUNIXMS, -1: the first question */
+	int64_t		jump;			/* constant progress, -1: none */
+	int64_t		files;
+	int64_t		code;			/* failN, -1: the usual one */
+	int64_t		trouble_count;	/* xN, -1: the trouble does not end */
+	char		model[64];
+	char		version[32];
+	char		code_ext[64];
+	Trouble		trouble;
 } Words;
 
 /* When a task was created and when it ends or ended */
 typedef struct Course
 {
-	int64_t created;
-	int64_t begins; /* WAITING until then */
-	int64_t ends;
+	int64_t		created;
+	int64_t		begins;			/* WAITING until then */
+	int64_t		ends;
 } Course;
 
 /* One answer, ready to be sent */
 typedef struct Answer
 {
-	unsigned int status; /* HTTP */
+	unsigned int status;		/* HTTP */
 	const char *content_type;
-	const char *server; /* Server header, or NULL */
-	bool location;      /* Location: /elsewhere */
-	Json body;
-	size_t pad_at; /* offset in body where the padding goes */
-	uint64_t pad;  /* bytes of padding, 0: none */
+	const char *server;			/* Server header, or NULL */
+	bool		location;		/* Location: /elsewhere */
+	Json		body;
+	size_t		pad_at;			/* offset in body where the padding goes */
+	uint64_t	pad;			/* bytes of padding, 0: none */
 } Answer;
 
 #define CONTENT_JSON "application/json; charset=utf-8"
@@ -138,7 +138,8 @@ extern void words_read(const char *id, Words *words);
 extern void words_end_trouble(Words *words);
 extern Course task_course(const Words *words, int64_t first);
 extern void answer_task(const char *id, const Words *words, int64_t first,
-						int64_t now, const char *request_id, Answer *answer);
+						int64_t		now, const char *request_id,
+						Answer *answer);
 extern void answer_refusal(unsigned int status, const char *path,
 						   const char *request_id, Answer *answer);
 extern void answer_index(Answer *answer);
@@ -150,27 +151,27 @@ extern void answer_file(const char *name, Answer *answer);
 typedef enum Via
 {
 	VIA_DIRECT,
-	VIA_HEADER,   /* with a Via header */
-	VIA_ABSOLUTE, /* GET http://host/path: we are the proxy */
-	VIA_CONNECT   /* CONNECT host:port */
+	VIA_HEADER,					/* with a Via header */
+	VIA_ABSOLUTE,				/* GET http://host/path: we are the proxy */
+	VIA_CONNECT					/* CONNECT host:port */
 } Via;
 
 /* Since the start or the last reset; the first two are of this moment. */
 typedef struct Counters
 {
-	int64_t in_flight;
-	int64_t open_connections;
-	int64_t requests; /* about tasks */
-	int64_t max_in_flight;
-	int64_t connections;
-	int64_t unauthorized;
-	int64_t with_key;
-	int64_t elsewhere;
-	int64_t elsewhere_with_key;
-	int64_t files;
-	int64_t other_paths;
-	int64_t proxied;
-	int64_t proxied_with_key;
+	int64_t		in_flight;
+	int64_t		open_connections;
+	int64_t		requests;		/* about tasks */
+	int64_t		max_in_flight;
+	int64_t		connections;
+	int64_t		unauthorized;
+	int64_t		with_key;
+	int64_t		elsewhere;
+	int64_t		elsewhere_with_key;
+	int64_t		files;
+	int64_t		other_paths;
+	int64_t		proxied;
+	int64_t		proxied_with_key;
 } Counters;
 
 extern Counters counters;
@@ -191,4 +192,4 @@ extern void ledger_write_stats(Json *json, bool with_tasks);
 extern void ledger_write_task(Json *json, const char *id);
 extern void ledger_write_log(Json *json, int64_t count);
 
-#endif /* SIMULATOR_H */
+#endif							/* SIMULATOR_H */

@@ -112,7 +112,7 @@ main(int argc, char **argv)
 		fclose(file);
 		printf("%s: %zu bytes, %.0f ns\n", argv[i], len,
 			   best_round(body, len, 1 + (int) (10000000 / (len + 1000))) *
-			   1e9);
+				   1e9);
 	}
 	return 0;
 }

@@ -26,8 +26,8 @@ static int	check_failed;
 
 /* Say which case is tested, for the lines about checks that do not hold. */
 static inline void
-pg_attribute_printf(1, 2)
-note(const char *format,...)
+	pg_attribute_printf(1, 2)
+		note(const char *format, ...)
 {
 	va_list		args;
 
@@ -51,7 +51,7 @@ check(bool holds, const char *what, const char *file, int line)
 #define CHECK(condition) check((condition), #condition, __FILE__, __LINE__)
 
 static inline void
-check_test(const char *name, void (*test) (void))
+check_test(const char *name, void (*test)(void))
 {
 	check_complaints = 0;
 	check_note[0] = '\0';

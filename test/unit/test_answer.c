@@ -145,7 +145,9 @@ is_utf8(const char *s, size_t len)
 	for (size_t i = 0; i < len;)
 	{
 		unsigned char c = (unsigned char) s[i];
-		int			n = c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+		int			n = c < 0x80 ? 1 : c < 0xE0 ? 2 :
+			c < 0xF0                    ? 3 :
+												  4;
 
 		if (c == '\0' || i + n > len ||
 			!pg_utf8_islegal((const unsigned char *) s + i, n))
@@ -611,8 +613,10 @@ sanitized(const char *in, size_t len, const char *out)
 static void
 what_jsonb_cannot_hold_is_replaced(void)
 {
-	SANITIZED("\"a\\u0000b\"", "\"a\xEF\xBF\xBD" "b\"");
-	SANITIZED("\"a\0b\"", "\"a\xEF\xBF\xBD" "b\"");
+	SANITIZED("\"a\\u0000b\"", "\"a\xEF\xBF\xBD"
+							   "b\"");
+	SANITIZED("\"a\0b\"", "\"a\xEF\xBF\xBD"
+						  "b\"");
 	SANITIZED("\"\\ud83d\"", "\"\xEF\xBF\xBD\"");
 	SANITIZED("\"\\ude00\"", "\"\xEF\xBF\xBD\"");
 	SANITIZED("\"\\ud83dx\"", "\"\xEF\xBF\xBDx\"");
@@ -667,7 +671,8 @@ random_bytes(char *out, size_t room)
 
 	for (size_t i = 0; i < len; i++)
 		out[i] = random_number() % 4 != 0 ?
-			likely[random_number() % sizeof(likely)] : (char) random_number();
+			likely[random_number() % sizeof(likely)] :
+			(char) random_number();
 	return len;
 }
 
@@ -689,7 +694,8 @@ sanitized_text_is_utf8_and_stays_so(void)
 		/* a second byte order mark is white space to nobody: it goes, too */
 		bom = sane_len >= 3 && memcmp(sane, "\xEF\xBB\xBF", 3) == 0;
 		CHECK(answer_sanitize(sane, sane_len, &again_len) ==
-			  (bom ? sane + 3 : sane) || sane_len == 0);
+				  (bom ? sane + 3 : sane) ||
+			  sane_len == 0);
 		CHECK(again_len == sane_len - (bom ? 3 : 0));
 		memory_reset();
 	}
@@ -741,8 +747,10 @@ nesting_is_read_to_the_limit_and_no_further(void)
 		add(&text, "}");
 		answer = read_text(&text);
 		note("%d deep", depth);
-		CHECK(answer.flaw == (depth > ANSWER_MAX_DEPTH ?
-							  ANSWER_FLAW_TOO_DEEP : ANSWER_FLAW_NO_TASK));
+		if (depth > ANSWER_MAX_DEPTH)
+			CHECK(answer.flaw == ANSWER_FLAW_TOO_DEEP);
+		else
+			CHECK(answer.flaw == ANSWER_FLAW_NO_TASK);
 	}
 }
 
@@ -784,7 +792,7 @@ as_many_objects_as_there_is_room_for_are_read(void)
 		add(&text, member);
 	}
 	add(&text, "\"ATask\":{\"ErrCode\":7},\"TaskType\":\"A\","
-		"\"Status\":\"FINISH\"}}");
+			   "\"Status\":\"FINISH\"}}");
 	answer = read_text(&text);
 	CHECK(answer.verdict == ANSWER_FAILED);
 	CHECK(same(answer.error_code, "7"));
@@ -875,7 +883,7 @@ a_thousand_files_are_listed_and_no_more(void)
 	Answer		answer;
 
 	add(&text, "{\"Response\":{\"Status\":\"FINISH\",\"TaskType\":\"AigcX\","
-		"\"AigcX\":{\"Output\":{\"FileInfos\":[{\"FileUrl\":\"first\"}");
+			   "\"AigcX\":{\"Output\":{\"FileInfos\":[{\"FileUrl\":\"first\"}");
 	add_repeated(&text, ",{\"FileUrl\":\"more\"}", 2000);
 	add(&text, "]}}}}");
 	answer = read_text(&text);
@@ -932,7 +940,8 @@ read_progress_of(const char *value)
 
 	snprintf(body, sizeof(body),
 			 "{\"Response\":{\"Status\":\"PROCESSING\",\"TaskType\":\"A\","
-			 "\"A\":{\"Progress\":%s}}}", value);
+			 "\"A\":{\"Progress\":%s}}}",
+			 value);
 	note("%s", value);
 	return read_string(body);
 }
@@ -944,13 +953,33 @@ progress_is_a_whole_percentage(void)
 	{
 		const char *value;
 		int			progress;
-	}			cases[] = {
-		{"0", 0}, {"47", 47}, {"100", 100}, {"47.6", 47}, {"99.99", 99},
-		{"100.0", 100}, {"4.7e1", 47}, {"\"47\"", 47}, {"\"47%\"", 47},
-		{"\"47 %\"", 47}, {"\"47.6%\"", 47}, {"\"0%\"", 0}, {"100.1", -1},
-		{"101", -1}, {"-1", -1}, {"-0.5", -1}, {"1e400", -1}, {"null", -1},
-		{"true", -1}, {"\"\"", -1}, {"\"%\"", -1}, {"\"0x10\"", -1},
-		{"\"nan\"", -1}, {"\"47%%\"", -1}, {"\"4 7\"", -1}, {"[47]", -1},
+	} cases[] = {
+		{"0", 0},
+		{"47", 47},
+		{"100", 100},
+		{"47.6", 47},
+		{"99.99", 99},
+		{"100.0", 100},
+		{"4.7e1", 47},
+		{"\"47\"", 47},
+		{"\"47%\"", 47},
+		{"\"47 %\"", 47},
+		{"\"47.6%\"", 47},
+		{"\"0%\"", 0},
+		{"100.1", -1},
+		{"101", -1},
+		{"-1", -1},
+		{"-0.5", -1},
+		{"1e400", -1},
+		{"null", -1},
+		{"true", -1},
+		{"\"\"", -1},
+		{"\"%\"", -1},
+		{"\"0x10\"", -1},
+		{"\"nan\"", -1},
+		{"\"47%%\"", -1},
+		{"\"4 7\"", -1},
+		{"[47]", -1},
 		{"{\"Progress\":47}", -1},
 		{"0.000000000000000000000000000000000000000001", -1},
 	};
@@ -971,13 +1000,29 @@ only_zero_and_nothing_are_no_code(void)
 	{
 		const char *value;
 		const char *code;
-	}			cases[] = {
-		{"0", NULL}, {"0.0", NULL}, {"-0", NULL}, {"0e9", NULL},
-		{"0.00E-3", NULL}, {"\"0\"", NULL}, {"\"\"", NULL}, {"\" \"", NULL},
-		{"\" 0 \"", NULL}, {"null", NULL}, {"false", NULL}, {"[]", NULL},
-		{"{}", NULL}, {"1", "1"}, {"-1", "-1"}, {"0.1", "0.1"},
-		{"1e3", "1e3"}, {"\"70000\"", "70000"}, {"\"ok\"", "ok"},
-		{"\"0x\"", "0x"}, {"\".\"", "."}, {"\"0e\"", NULL},
+	} cases[] = {
+		{"0", NULL},
+		{"0.0", NULL},
+		{"-0", NULL},
+		{"0e9", NULL},
+		{"0.00E-3", NULL},
+		{"\"0\"", NULL},
+		{"\"\"", NULL},
+		{"\" \"", NULL},
+		{"\" 0 \"", NULL},
+		{"null", NULL},
+		{"false", NULL},
+		{"[]", NULL},
+		{"{}", NULL},
+		{"1", "1"},
+		{"-1", "-1"},
+		{"0.1", "0.1"},
+		{"1e3", "1e3"},
+		{"\"70000\"", "70000"},
+		{"\"ok\"", "ok"},
+		{"\"0x\"", "0x"},
+		{"\".\"", "."},
+		{"\"0e\"", NULL},
 		{"\"Internal\\nError\"", "Internal Error"},
 	};
 
@@ -995,8 +1040,10 @@ only_zero_and_nothing_are_no_code(void)
 			answer = read_string(body);
 			note("%s", body);
 			CHECK(same(answer.error_code, cases[i].code));
-			CHECK(answer.verdict == (cases[i].code != NULL ? ANSWER_FAILED :
-									 ANSWER_SUCCEEDED));
+			if (cases[i].code != NULL)
+				CHECK(answer.verdict == ANSWER_FAILED);
+			else
+				CHECK(answer.verdict == ANSWER_SUCCEEDED);
 		}
 	}
 }
@@ -1010,7 +1057,8 @@ read_date(const char *date)
 
 	snprintf(body, sizeof(body),
 			 "{\"Response\":{\"Status\":\"WAITING\",\"TaskType\":\"A\","
-			 "\"CreateTime\":\"%s\"}}", date);
+			 "\"CreateTime\":\"%s\"}}",
+			 date);
 	answer = read_string(body);
 	note("%s", date);
 	CHECK(answer.verdict == ANSWER_RUNNING);
@@ -1041,19 +1089,35 @@ static void
 what_is_no_date_is_unknown(void)
 {
 	static const char *const wrong[] = {
-		"", "soon", "2026", "2026-03-04", "2026-03-04T08:00:00",
-		"2026-03-04 08:00:00Z", "2026-3-4T08:00:00Z", "2026-03-04T08:00Z",
-		"2026-13-04T08:00:00Z", "2026-00-04T08:00:00Z",
-		"2026-02-29T08:00:00Z", "2100-02-29T08:00:00Z",
-		"2026-04-31T08:00:00Z", "2026-03-00T08:00:00Z",
-		"2026-03-04T24:00:00Z", "2026-03-04T08:60:00Z",
-		"2026-03-04T08:00:60Z", "2026-03-04T08:00:00ZZ",
-		"2026-03-04T08:00:00+08", "2026-03-04T08:00:00+0800",
-		"2026-03-04T08:00:00.Z", "2026-03-04T08:00:00+99:00",
-		"-026-03-04T08:00:00Z", "0000-01-01T00:00:00Z",
-		"12026-03-04T08:00:00Z", " 2026-03-04T08:00:00Z",
+		"",
+		"soon",
+		"2026",
+		"2026-03-04",
+		"2026-03-04T08:00:00",
+		"2026-03-04 08:00:00Z",
+		"2026-3-4T08:00:00Z",
+		"2026-03-04T08:00Z",
+		"2026-13-04T08:00:00Z",
+		"2026-00-04T08:00:00Z",
+		"2026-02-29T08:00:00Z",
+		"2100-02-29T08:00:00Z",
+		"2026-04-31T08:00:00Z",
+		"2026-03-00T08:00:00Z",
+		"2026-03-04T24:00:00Z",
+		"2026-03-04T08:60:00Z",
+		"2026-03-04T08:00:60Z",
+		"2026-03-04T08:00:00ZZ",
+		"2026-03-04T08:00:00+08",
+		"2026-03-04T08:00:00+0800",
+		"2026-03-04T08:00:00.Z",
+		"2026-03-04T08:00:00+99:00",
+		"-026-03-04T08:00:00Z",
+		"0000-01-01T00:00:00Z",
+		"12026-03-04T08:00:00Z",
+		" 2026-03-04T08:00:00Z",
 		/* sentinels, and "never" as a date of the past */
-		"0000-00-00T00:00:00Z", "0001-01-01T00:00:00Z",
+		"0000-00-00T00:00:00Z",
+		"0001-01-01T00:00:00Z",
 		"9999-12-31T23:59:59Z",
 	};
 
@@ -1078,7 +1142,7 @@ static void
 every_http_status_has_its_verdict(void)
 {
 	static const char body[] = "{\"Response\":{\"Status\":\"WAITING\","
-		"\"TaskType\":\"A\"}}";
+							   "\"TaskType\":\"A\"}}";
 
 	for (int status = 0; status < 700; status++)
 	{
@@ -1122,8 +1186,9 @@ a_complaint_says_where(void)
 	Answer		answer;
 
 	answer = read_string("{\"Response\":{} x");
-	CHECK(same(answer.flaw_detail, "the JSON document has an error at byte 16")
-		  || strstr(answer.flaw_detail, "broken off") != NULL);
+	CHECK(same(answer.flaw_detail,
+			   "the JSON document has an error at byte 16") ||
+		  strstr(answer.flaw_detail, "broken off") != NULL);
 	answer = read_string("{\"Response\":{}, , \"a\":1}");
 	CHECK(same(answer.flaw_detail,
 			   "the JSON document has an error at byte 17"));
@@ -1156,18 +1221,18 @@ typedef struct Shape
 
 static const Shape shapes[] = {
 	{"an echoed image", TASK_HEAD "\"Input\":{\"Prompt\":\"",
-	"iVBORw0KGgoAAAANSUhEUgAA", "\"}}}}"},
+	 "iVBORw0KGgoAAAANSUhEUgAA", "\"}}}}"},
 	{"a long message", TASK_HEAD "\"Message\":\"", "why why why ", "\"}}}"},
 	{"task objects", "{\"Response\":{", "\"K#\":{},", "\"x\":1}}"},
 	{"null keys", "{\"Response\":{\"ATask\":{},", "\"K#\":null,", "\"x\":1}}"},
 	{"one task object again and again", "{\"Response\":{",
-	"\"A\":{\"Output\":{\"FileInfos\":[{\"FileUrl\":\"u\"}]}},", "\"x\":1}}"},
+	 "\"A\":{\"Output\":{\"FileInfos\":[{\"FileUrl\":\"u\"}]}},", "\"x\":1}}"},
 	{"files", TASK_HEAD "\"Output\":{\"FileInfos\":[",
-	"{\"FileUrl\":\"u#\"},", "{}]}}}}"},
+	 "{\"FileUrl\":\"u#\"},", "{}]}}}}"},
 	{"lists of files", TASK_HEAD "\"Output\":{",
-	"\"FileInfos\":[{\"FileUrl\":\"u#\"}],", "\"x\":1}}}}"},
+	 "\"FileInfos\":[{\"FileUrl\":\"u#\"}],", "\"x\":1}}}}"},
 	{"outputs", TASK_HEAD, "\"Output\":{\"FileInfos\":[{\"FileUrl\":\"u\"}]},",
-	"\"x\":1}}}"},
+	 "\"x\":1}}}"},
 	{"responses", "{", "\"Response\":{\"A\":{}},", "\"x\":1}"},
 	{"statuses", "{\"Response\":{", "\"Status\":\"s#\",", "\"x\":1}}"},
 	{"small arrays", "{\"x\":[", "[],", "0]}"},
