@@ -213,6 +213,17 @@ http_on_close(void *arg, curl_socket_t fd)
 	return close(fd);
 }
 
+/* The peer of a transfer is to say something, so there is a connection. */
+static void
+http_note_connected(CURL *easy)
+{
+	HttpRequest *request = NULL;
+
+	(void) curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &request);
+	if (request != NULL)
+		request->connected = true;
+}
+
 /*
  * libcurl says what it waits for at a descriptor.
  *
@@ -237,6 +248,8 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if (!http_socket_room(fd))
 		return -1;
 	socket = &http.sockets[fd];
+	if ((wanted & POLLER_IN) && socket->ours)
+		http_note_connected(easy);
 	socket->wanted = wanted;
 	if (wanted == socket->polled || (wanted == 0 && socket->ours))
 		return 0;
@@ -784,13 +797,33 @@ http_time(CURL *easy, CURLINFO which)
 	return time;
 }
 
-/* How far did a request come? */
+/*
+ * How far did a request come?  Some results say so themselves; for the others
+ * there are libcurl's times.
+ */
 static HttpPhase
-http_phase(CURL *easy, HttpTarget *target)
+http_phase(const HttpRequest *request, CURLcode result)
 {
+	const HttpTarget *target = request->target;
+	CURL	   *easy = request->easy;
+
+	switch (result)
+	{
+		case CURLE_COULDNT_RESOLVE_HOST:
+		case CURLE_COULDNT_RESOLVE_PROXY:
+			return HTTP_PHASE_DNS;
+		case CURLE_COULDNT_CONNECT:
+			return HTTP_PHASE_CONNECT;
+		case CURLE_SSL_CONNECT_ERROR:
+		case CURLE_PEER_FAILED_VERIFICATION:
+		case CURLE_SSL_CACERT_BADFILE:
+			return HTTP_PHASE_TLS;
+		default:
+			break;
+	}
 	if (http_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0)
 		return HTTP_PHASE_ANSWER;
-	if (http_time(easy, CURLINFO_CONNECT_TIME_T) > 0)
+	if (http_time(easy, CURLINFO_CONNECT_TIME_T) > 0 || request->connected)
 		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
 	if (http_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
 		return HTTP_PHASE_CONNECT;
@@ -868,7 +901,7 @@ http_end_transfer(HttpRequest *request, CURLcode result)
 	long		status = 0;
 
 	request->outcome = http_outcome(request, result);
-	request->phase = http_phase(easy, request->target);
+	request->phase = http_phase(request, result);
 	request->elapsed = http_clock() - request->started;
 	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
 		request->status = (int) status;
@@ -1105,7 +1138,7 @@ http_phase_name(HttpPhase phase)
 		case HTTP_PHASE_CONNECT:
 			return "connecting";
 		case HTTP_PHASE_TLS:
-			return "the TLS handshake";
+			return "negotiating TLS";
 		case HTTP_PHASE_ANSWER:
 			return "waiting for the answer";
 	}

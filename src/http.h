@@ -80,6 +80,7 @@ typedef struct HttpRequest
 	size_t		body_size;		/* allocated */
 	int64		started;		/* monotonic clock, microseconds */
 	int64		elapsed;		/* start to end, microseconds */
+	bool		connected;		/* a connection was made for it */
 	bool		denied;			/* a descriptor was refused to it */
 	bool		too_large;
 	bool		no_memory;

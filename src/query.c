@@ -82,6 +82,16 @@ query_detail(const QueryCall *call)
 	return detail.data;
 }
 
+/* Words of ours or of libcurl's as a sentence, for a DETAIL. */
+static char *
+query_sentence(const char *words)
+{
+	char	   *sentence = psprintf("%s.", words);
+
+	sentence[0] = pg_toupper((unsigned char) sentence[0]);
+	return sentence;
+}
+
 /* The question could not be asked, or got no answer. */
 static void
 query_raise_outcome(const QueryCall *call)
@@ -128,7 +138,8 @@ query_raise_outcome(const QueryCall *call)
 					 errmsg("out of memory while asking server \"%s\"",
 							call->server),
 					 request->trouble[0] ?
-						 errdetail("%s.", request->trouble) :
+						 errdetail_internal("%s",
+											query_sentence(request->trouble)) :
 						 0));
 			break;
 		default:
@@ -180,7 +191,8 @@ query_raise_unreadable(const QueryCall *call)
 					 errmsg("the answer of server \"%s\" holds no task",
 							server),
 					 answer->flaw_detail ?
-						 errdetail("%s.", answer->flaw_detail) :
+						 errdetail_internal("%s",
+											query_sentence(answer->flaw_detail)) :
 						 0,
 					 errhint("Check the server's option \"base_url\".")));
 			break;
@@ -190,7 +202,8 @@ query_raise_unreadable(const QueryCall *call)
 					 errmsg("the answer of server \"%s\" is not valid JSON",
 							server),
 					 answer->flaw_detail ?
-						 errdetail("%s.", answer->flaw_detail) :
+						 errdetail_internal("%s",
+											query_sentence(answer->flaw_detail)) :
 						 0,
 					 errhint("Check the server's option \"base_url\".")));
 			break;
