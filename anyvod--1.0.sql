@@ -131,9 +131,10 @@ CREATE INDEX anyvod_tasks_settled ON @extschema@.anyvod_tasks (settled_at)
     WHERE state <> 'pending';
 
 -- The worker writes as the table's owner; a superuser's triggers would run as
--- superuser, a database owner's do not.
+-- superuser, a database owner's do not.  The owner must be able to use the
+-- schema.  That is not granted here, since a GRANT by an extension's script
+-- makes pg_dump leave all grants on the schema out; who inserts is told.
 ALTER TABLE @extschema@.anyvod_tasks OWNER TO pg_database_owner;
-GRANT USAGE ON SCHEMA @extschema@ TO pg_database_owner;
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.anyvod_tasks', '');
 
@@ -195,16 +196,17 @@ CREATE FUNCTION @extschema@.anyvod_tasks_changed()
 RETURNS trigger
 LANGUAGE C
 AS 'MODULE_PATHNAME';
+REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_tasks_changed() FROM PUBLIC;
 
 CREATE TRIGGER anyvod_tasks_changed
-    AFTER INSERT OR UPDATE OF state, server, owner
+    AFTER INSERT OR UPDATE OF task_id, state, server, owner
     ON @extschema@.anyvod_tasks
     FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
 ALTER TABLE @extschema@.anyvod_tasks
     ENABLE ALWAYS TRIGGER anyvod_tasks_changed;
 
 CREATE TRIGGER anyvod_tasks_applied
-    AFTER INSERT OR UPDATE OF state, server, owner
+    AFTER INSERT OR UPDATE OF task_id, state, server, owner
     ON @extschema@.anyvod_tasks
     FOR EACH ROW EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
 ALTER TABLE @extschema@.anyvod_tasks
@@ -216,14 +218,15 @@ CREATE FUNCTION @extschema@.anyvod_tasks_turned()
 RETURNS trigger
 LANGUAGE C
 AS 'MODULE_PATHNAME';
+REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_tasks_turned() FROM PUBLIC;
 
 CREATE TRIGGER anyvod_tasks_turned
-    BEFORE UPDATE OF state, server, owner
+    BEFORE UPDATE OF task_id, state, server, owner
     ON @extschema@.anyvod_tasks
     FOR EACH ROW
     WHEN ((NEW.state = 'pending'
-           AND (OLD.state <> 'pending' OR NEW.server <> OLD.server
-                OR NEW.owner <> OLD.owner))
+           AND (OLD.state <> 'pending' OR NEW.task_id <> OLD.task_id
+                OR NEW.server <> OLD.server OR NEW.owner <> OLD.owner))
           OR (NEW.state <> 'pending' AND OLD.state = 'pending'
               AND NEW.settled_at IS NULL))
     EXECUTE FUNCTION @extschema@.anyvod_tasks_turned();

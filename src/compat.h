@@ -45,6 +45,15 @@
 	pg_foreign_server_aclcheck(server, role, mode)
 #endif
 
+/* The privileges of a role on a schema. */
+#if PG_VERSION_NUM >= 160000
+#define compat_schema_aclcheck(schema, role, mode) \
+	object_aclcheck(NamespaceRelationId, schema, role, mode)
+#else
+#define compat_schema_aclcheck(schema, role, mode) \
+	pg_namespace_aclcheck(schema, role, mode)
+#endif
+
 /* Is a role the owner of a database? */
 #if PG_VERSION_NUM >= 160000
 #define compat_database_ownercheck(database, role) \

@@ -424,7 +424,9 @@ http_init(void)
 				 errmsg("could not start libcurl")));
 	}
 
-	if (!AcquireExternalFD() || (poller = poller_create()) < 0)
+	if (AcquireExternalFD() && (poller = poller_create()) < 0)
+		ReleaseExternalFD();
+	if (poller < 0)
 	{
 		int			save_errno = errno;
 
@@ -1041,10 +1043,10 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		dlist_push_tail(&batch->in_flight, &request->node);
 	else
 	{
-		request->outcome = HTTP_NO_MEMORY;
-		if (request->trouble[0] == '\0')
-			strlcpy(request->trouble, "could not make a request",
-					HTTP_TROUBLE_SIZE);
+		/* An option that this libcurl does not know has said so. */
+		request->outcome = request->trouble[0] != '\0' ?
+			HTTP_UNREACHABLE :
+			HTTP_NO_MEMORY;
 		dlist_push_tail(&batch->finished, &request->node);
 	}
 	return request;

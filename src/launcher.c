@@ -33,6 +33,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -83,7 +84,7 @@ typedef struct LauncherPlace
 	uint32		changes;		/* how often servers or mappings changed */
 	pid_t		banned_by;		/* who wants it without a worker, or 0 */
 	bool		recheck;		/* is the database still there? */
-	bool		serving;		/* the worker has found pending tasks */
+	bool		serving;		/* the worker has looked, and stays */
 	bool		failed;			/* a worker ended without having left */
 } LauncherPlace;
 
@@ -125,6 +126,7 @@ static LauncherPlace *my_place = NULL;
 static LauncherStart *starts = NULL;
 static List *to_visit = NIL;
 static Oid	visited = InvalidOid;	/* being visited right now */
+static bool slots_wanted = false;	/* none was free in this round */
 static bool slots_missing = false;	/* said so in the log */
 static bool places_missing = false; /* said so in the log */
 
@@ -386,7 +388,10 @@ launcher_ban(Oid database)
 	launcher_await_end(worker, LAUNCHER_TERMINATE_WAIT);
 }
 
-/* Does a command change who may ask which server, where and with which key? */
+/*
+ * Does a command change who may ask which server, where and with which key,
+ * or whether the table's owner may use its schema?
+ */
 static bool
 launcher_is_change(Node *command)
 {
@@ -402,7 +407,8 @@ launcher_is_change(Node *command)
 		case T_AlterExtensionStmt:
 			return true;
 		case T_GrantStmt:
-			return ((GrantStmt *) command)->objtype == OBJECT_FOREIGN_SERVER;
+			return ((GrantStmt *) command)->objtype == OBJECT_FOREIGN_SERVER ||
+				((GrantStmt *) command)->objtype == OBJECT_SCHEMA;
 		case T_RenameStmt:
 			return ((RenameStmt *) command)->renameType ==
 				OBJECT_FOREIGN_SERVER;
@@ -438,6 +444,8 @@ launcher_process_utility(PlannedStmt *statement, const char *query,
 		standard_ProcessUtility(statement, query, read_only, context, params,
 								environment, dest, completion);
 
+	if (work)
+		work = OidIsValid(get_extension_oid("anyvod", true));
 	if (IsA(command, CreatedbStmt))
 		created = get_database_oid(((CreatedbStmt *) command)->dbname, true);
 	if (!(change || work || OidIsValid(created)) || my_place != NULL ||
@@ -505,7 +513,7 @@ launcher_attach(void)
 	before_shmem_exit(launcher_detach, (Datum) 0);
 }
 
-/* This worker has found pending tasks, it is more than a visit. */
+/* This worker has looked and stays: its visit is over. */
 void
 launcher_serve(void)
 {
@@ -709,14 +717,14 @@ launcher_reap(LauncherStart *start, LauncherPlace *place)
 
 /* Say once that a database waits for a process slot. */
 static void
-launcher_report_slots(bool missing)
+launcher_report_slots(void)
 {
-	if (missing && !slots_missing)
+	if (slots_wanted && !slots_missing)
 		ereport(LOG,
 				(errmsg("no background worker slot is free for anyvod"),
 				 errdetail("Databases with pending tasks wait for one."),
 				 errhint("Consider raising \"max_worker_processes\".")));
-	slots_missing = missing;
+	slots_missing = slots_wanted;
 }
 
 /*
@@ -786,7 +794,7 @@ launcher_tend(int i, long *timeout)
 	start->started = now;
 	if (!launcher_start_worker(start, database))
 	{
-		launcher_report_slots(true);
+		slots_wanted = true;
 		launcher_lower(timeout, LAUNCHER_SLOT_WAIT);
 	}
 }
@@ -858,10 +866,12 @@ launcher_round(void)
 	long		timeout = -1;
 
 	launcher_check_crowd();
-	launcher_report_slots(false);
 	launcher_visit();
+	slots_wanted = false;
 	for (int i = 0; i < shared->nplaces; i++)
 		launcher_tend(i, &timeout);
+
+	launcher_report_slots();
 
 	/* A visit that has just ended makes way for the next. */
 	if (to_visit != NIL)

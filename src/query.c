@@ -82,14 +82,17 @@ query_detail(const QueryCall *call)
 	return detail.data;
 }
 
-/* Words of ours or of libcurl's as a sentence, for a DETAIL. */
-static char *
-query_sentence(const char *words)
+/* Words of ours or of libcurl's, if any, as a DETAIL. */
+static int
+query_errdetail(const char *words)
 {
-	char	   *sentence = psprintf("%s.", words);
+	char	   *sentence;
 
+	if (words == NULL || words[0] == '\0')
+		return 0;
+	sentence = psprintf("%s.", words);
 	sentence[0] = pg_toupper((unsigned char) sentence[0]);
-	return sentence;
+	return errdetail_internal("%s", sentence);
 }
 
 /* The question could not be asked, or got no answer. */
@@ -137,10 +140,7 @@ query_raise_outcome(const QueryCall *call)
 					(errcode(ERRCODE_OUT_OF_MEMORY),
 					 errmsg("out of memory while asking server \"%s\"",
 							call->server),
-					 request->trouble[0] ?
-						 errdetail_internal("%s",
-											query_sentence(request->trouble)) :
-						 0));
+					 query_errdetail(request->trouble)));
 			break;
 		default:
 			ereport(ERROR,
@@ -190,10 +190,7 @@ query_raise_unreadable(const QueryCall *call)
 					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 					 errmsg("the answer of server \"%s\" holds no task",
 							server),
-					 answer->flaw_detail ?
-						 errdetail_internal("%s",
-											query_sentence(answer->flaw_detail)) :
-						 0,
+					 query_errdetail(answer->flaw_detail),
 					 errhint("Check the server's option \"base_url\".")));
 			break;
 		default:
@@ -201,10 +198,7 @@ query_raise_unreadable(const QueryCall *call)
 					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 					 errmsg("the answer of server \"%s\" is not valid JSON",
 							server),
-					 answer->flaw_detail ?
-						 errdetail_internal("%s",
-											query_sentence(answer->flaw_detail)) :
-						 0,
+					 query_errdetail(answer->flaw_detail),
 					 errhint("Check the server's option \"base_url\".")));
 			break;
 	}

@@ -210,7 +210,8 @@ queue_move(QueueTask *task, const char *server, int64 now)
 void
 queue_note_change(QueueTask *task, int64 now)
 {
-	if (task->queued && !task->held && task->troubles == 0 && task->due > now)
+	if (task->queued && !task->held && task->troubles == 0 &&
+		task->row_failures == 0 && task->due > now)
 		queue_put(task, now);
 }
 
@@ -375,10 +376,15 @@ queue_note_start(QueueServer *server, int64 now)
 	server->next_slot = Max(server->next_slot, now) + queue_spacing(server);
 }
 
-/* The server has answered as it should. */
+/*
+ * The server has answered as it should.  An answer to what was asked before
+ * the latest failure does not outweigh that.
+ */
 void
-queue_note_success(QueueServer *server)
+queue_note_success(QueueServer *server, int64 started)
 {
+	if (started < server->failed_at)
+		return;
 	server->failures = 0;
 	server->paused_until = 0;
 }

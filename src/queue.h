@@ -53,13 +53,14 @@ typedef struct QueueTask
 	TimestampTz created_at;		/* of the row */
 	int64		trouble_since;	/* first answer of "trouble" */
 	int			polls;			/* questions not yet written into the row */
-	uint16		failures;		/* in a row, of any kind */
+	uint16		failures;		/* in a row, of asking */
+	uint16		row_failures;	/* in a row, of reading or writing its row */
 	uint16		troubles;		/* in a row, of the kind of "trouble" */
 	uint8		trouble;		/* ScheduleRetry, if "troubles" > 0 */
 	bool		held;			/* by trouble of its server or account */
 	bool		queued;
 	bool		confirmed;		/* its row was seen in this round */
-	bool		logged;			/* its trouble is in the log */
+	bool		logged;			/* that its row fails is in the log */
 	char		task_id[FLEXIBLE_ARRAY_MEMBER];
 } QueueTask;
 
@@ -79,7 +80,7 @@ extern int64 queue_next(int64 now);
 
 extern void queue_note_limits(QueueServer *server, const Upstream *upstream);
 extern void queue_note_start(QueueServer *server, int64 now);
-extern void queue_note_success(QueueServer *server);
+extern void queue_note_success(QueueServer *server, int64 started);
 extern void queue_note_failure(QueueServer *server, ScheduleRetry why,
 							   int retry_after, int64 started, int64 now,
 							   double random);

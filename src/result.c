@@ -33,12 +33,13 @@ result_is_utf8(void)
 }
 
 /*
- * Convert UTF-8 to the database's encoding by "proc", piece by piece, and
- * put '?' for each character that has no counterpart.
+ * Convert valid text from one encoding to another, piece by piece, and put
+ * '?' for each character that has no counterpart.
  */
 static void
-result_convert(StringInfo out, Oid proc, const char *utf8, size_t len)
+result_convert(StringInfo out, int from, int to, const char *text, size_t len)
 {
+	Oid			proc = FindDefaultConversionProc(from, to);
 	int			room = RESULT_CHUNK * MAX_CONVERSION_GROWTH + 1;
 	char	   *converted = palloc(room);
 	size_t		done = 0;
@@ -49,14 +50,13 @@ result_convert(StringInfo out, Oid proc, const char *utf8, size_t len)
 
 		if (OidIsValid(proc))
 		{
-			int			piece = pg_encoding_mbcliplen(PG_UTF8, utf8 + done,
+			int			piece = pg_encoding_mbcliplen(from, text + done,
 													  Min(len - done,
 														  RESULT_CHUNK),
 													  RESULT_CHUNK);
 
-			n = pg_do_encoding_conversion_buf(proc, PG_UTF8,
-											  GetDatabaseEncoding(),
-											  (unsigned char *) utf8 + done,
+			n = pg_do_encoding_conversion_buf(proc, from, to,
+											  (unsigned char *) text + done,
 											  piece,
 											  (unsigned char *) converted,
 											  room, true);
@@ -65,11 +65,11 @@ result_convert(StringInfo out, Oid proc, const char *utf8, size_t len)
 		done += n;
 		if (n > 0)
 			continue;
-		if (IS_HIGHBIT_SET(utf8[done]))
+		if (IS_HIGHBIT_SET(text[done]))
 			appendStringInfoChar(out, '?');
 		else
-			appendStringInfoChar(out, utf8[done]);
-		done += pg_encoding_mblen(PG_UTF8, utf8 + done);
+			appendStringInfoChar(out, text[done]);
+		done += pg_encoding_mblen(from, text + done);
 	}
 	pfree(converted);
 }
@@ -82,15 +82,13 @@ char *
 result_cstring(const char *utf8, size_t len)
 {
 	StringInfoData out;
-	Oid			proc;
 
 	if (result_is_utf8())
 		return utf8[len] == '\0' ?
 			unconstify(char *, utf8) :
 			pnstrdup(utf8, len);
 	initStringInfo(&out);
-	proc = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
-	result_convert(&out, proc, utf8, len);
+	result_convert(&out, PG_UTF8, GetDatabaseEncoding(), utf8, len);
 	return out.data;
 }
 
@@ -104,23 +102,19 @@ result_text(const char *utf8, bool *isnull)
 	return CStringGetTextDatum(result_cstring(utf8, strlen(utf8)));
 }
 
-/* Text of the database as UTF-8, for the reader. */
+/* Text of the database, in UTF-8; raises nothing. */
 char *
 result_to_utf8(const char *text, size_t len, size_t *utf8_len)
 {
-	char	   *utf8 = unconstify(char *, text);
+	StringInfoData out;
 
-	if (!result_is_utf8())
-	{
-		utf8 = (char *) pg_do_encoding_conversion((unsigned char *) utf8,
-												  (int) len,
-												  GetDatabaseEncoding(),
-												  PG_UTF8);
-		if (utf8 != text)
-			len = strlen(utf8);
-	}
 	*utf8_len = len;
-	return utf8;
+	if (result_is_utf8())
+		return unconstify(char *, text);
+	initStringInfo(&out);
+	result_convert(&out, GetDatabaseEncoding(), PG_UTF8, text, len);
+	*utf8_len = out.len;
+	return out.data;
 }
 
 /*

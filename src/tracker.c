@@ -26,6 +26,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/extension.h"
@@ -34,6 +35,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -63,6 +65,9 @@ PG_FUNCTION_INFO_V1(anyvod_wake);
  */
 #define TRACKER_TIME_LIMIT 5000
 #define TRACKER_LEAST_TIME_LIMIT 200
+
+/* After so long, in milliseconds, no further part of a batch is begun. */
+#define TRACKER_APART 2000
 
 /* Rows that a listing fetches at once. */
 #define TRACKER_FETCH 10000
@@ -298,7 +303,10 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 		*error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		outcome = TRACKER_FAILED;
+		/* Somebody has locked an index, most likely. */
+		outcome = (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ?
+			TRACKER_BUSY :
+			TRACKER_FAILED;
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
@@ -370,10 +378,13 @@ static void
 tracker_list_body(void *arg)
 {
 	TrackerListing *listing = arg;
-	char	   *sql = psprintf("SELECT task_id, server, created_at,"
+	char	   *sql = psprintf("SELECT task_id::pg_catalog.text,"
+							   " server::pg_catalog.name,"
+							   " created_at::pg_catalog.timestamptz,"
 							   " status IS NOT NULL"
 							   " FROM %s.anyvod_tasks"
-							   " WHERE state = 'pending'%s",
+							   " WHERE state = 'pending'"
+							   " AND server IS NOT NULL%s",
 							   tracker_schema,
 							   listing->all ? "" : " AND status IS NULL");
 	SPIPlanPtr	plan = tracker_plan(listing->all ? PLAN_LIST_ALL :
@@ -467,17 +478,29 @@ tracker_confirm_body(void *arg)
 	SPITupleTable *rows;
 	uint64		nrows;
 
-	/* Rows of one server and owner come together. */
+	/*
+	 * Rows of one server and owner come together.  The table's owner can have
+	 * altered it, so nothing is taken for granted: types are made ours, nulls
+	 * left out, and long texts cut, which no answer has.
+	 */
 	plan = tracker_plan(PLAN_CONFIRM,
-						psprintf("SELECT t.task_id, t.server, t.owner,"
-								 " t.status, t.progress, t.task_type,"
-								 " t.model, t.error_code, t.started_at,"
-								 " t.created_at"
+						psprintf("SELECT t.task_id::pg_catalog.text,"
+								 " t.server::pg_catalog.name,"
+								 " t.owner::pg_catalog.name,"
+								 " pg_catalog.left(t.status, 1000),"
+								 " t.progress::pg_catalog.int4,"
+								 " pg_catalog.left(t.task_type, 1000),"
+								 " pg_catalog.left(t.model, 1000),"
+								 " pg_catalog.left(t.error_code, 1000),"
+								 " t.started_at::pg_catalog.timestamptz,"
+								 " t.created_at::pg_catalog.timestamptz"
 								 " FROM pg_catalog.unnest($1) AS d (task_id)"
 								 " JOIN %s.anyvod_tasks AS t"
 								 " ON t.task_id = d.task_id"
 								 " WHERE t.state = 'pending'"
-								 " ORDER BY t.server, t.owner",
+								 " AND t.server IS NOT NULL"
+								 " AND t.owner IS NOT NULL"
+								 " ORDER BY 2, 3",
 								 tracker_schema),
 						1, types);
 	values[0] = tracker_id_array(confirming->task_ids, confirming->n);
@@ -639,7 +662,11 @@ tracker_fill(TrackerValues *columns, const TrackerChange *changes, int n)
 		tracker_put(columns, COLUMN_STATE, row,
 					CStringGetTextDatum(change->state), false);
 		tracker_put_text(columns, COLUMN_ERROR_CODE, row, code);
-		tracker_put_text(columns, COLUMN_ERROR_MESSAGE, row, message);
+		if (change->native && message != NULL)
+			tracker_put(columns, COLUMN_ERROR_MESSAGE, row,
+						CStringGetTextDatum(message), false);
+		else
+			tracker_put_text(columns, COLUMN_ERROR_MESSAGE, row, message);
 		tracker_put(columns, COLUMN_POLLS, row, Int32GetDatum(change->polls),
 					false);
 		tracker_put_answer(columns, row, change);
@@ -784,28 +811,28 @@ tracker_write_once(TrackerChange *changes, int n, int time_limit,
 	TrackerWriting writing = {changes, n, tracker_may_notify()};
 	TrackerOutcome outcome;
 
-	for (int i = 0; i < n; i++)
-	{
-		changes[i].written = false;
-		changes[i].failure = NULL;
-	}
 	outcome = tracker_run(RowExclusiveLock, time_limit, tracker_write_body,
 						  &writing, error);
-	if (outcome != TRACKER_DONE)
+	for (int i = 0; i < n; i++)
 	{
-		for (int i = 0; i < n; i++)
+		if (outcome == TRACKER_DONE)
+			changes[i].tried = true;
+		else
 			changes[i].written = false;
 	}
 	return outcome;
 }
 
-/* Write changes, or find those that cannot be written. */
+/* Write changes until "deadline", or find those that cannot be written. */
 static TrackerOutcome
-tracker_write_some(TrackerChange *changes, int n, int time_limit)
+tracker_write_some(TrackerChange *changes, int n, int time_limit,
+				   TimestampTz deadline)
 {
 	TrackerOutcome outcome;
 	ErrorData  *error;
 
+	if (GetCurrentTimestamp() > deadline)
+		return TRACKER_DONE;
 	outcome = tracker_write_once(changes, n, time_limit, &error);
 	if (n == 1 && outcome == TRACKER_FAILED && !changes->drop_response &&
 		error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
@@ -819,16 +846,18 @@ tracker_write_some(TrackerChange *changes, int n, int time_limit)
 
 	if (n == 1)
 	{
+		changes->tried = true;
 		changes->failure = error->message;
 		changes->failure_code = error->sqlerrcode;
 		return TRACKER_DONE;
 	}
 	CHECK_FOR_INTERRUPTS();
 	time_limit = Max(time_limit / 2, TRACKER_LEAST_TIME_LIMIT);
-	outcome = tracker_write_some(changes, n / 2, time_limit);
+	outcome = tracker_write_some(changes, n / 2, time_limit, deadline);
 	if (outcome != TRACKER_DONE)
 		return outcome;
-	return tracker_write_some(changes + n / 2, n - n / 2, time_limit);
+	return tracker_write_some(changes + n / 2, n - n / 2, time_limit,
+							  deadline);
 }
 
 /*
@@ -836,14 +865,24 @@ tracker_write_some(TrackerChange *changes, int n, int time_limit)
  * they were asked for, in one transaction, and tell who listens.
  *
  * If that fails, halves are tried, down to the rows that cannot be written;
- * they get their "failure".  A row that is not "written" in the end and has
- * no failure is gone, changed, or held by somebody.  Failures are left to the
+ * they get their "failure".  A row that was "tried" and is not "written" in
+ * the end and has no failure is gone, changed, or held by somebody.  One that
+ * was not tried is to be written later: the table is locked, or taking a
+ * batch apart has taken long enough for once.  Failures are left to the
  * caller to log.  At most one change may concern a row.
  */
 TrackerOutcome
 tracker_write(TrackerChange *changes, int n)
 {
-	return tracker_write_some(changes, n, TRACKER_TIME_LIMIT);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   TRACKER_APART);
+
+	for (int i = 0; i < n; i++)
+	{
+		changes[i].tried = changes[i].written = false;
+		changes[i].failure = NULL;
+	}
+	return tracker_write_some(changes, n, TRACKER_TIME_LIMIT, deadline);
 }
 
 
@@ -851,21 +890,31 @@ tracker_write(TrackerChange *changes, int n)
  * Triggers, and waking by hand
  */
 
-/* Warn once a session that nothing will fill rows in. */
+/* Why nothing will fill rows of the table in, as a warning. */
 static void
-tracker_warn(void)
+tracker_warn_about(Relation relation)
 {
-	static bool warned = false;
+	Oid			schema = RelationGetNamespace(relation);
+	Oid			owner = relation->rd_rel->relowner;
 
-	if (warned || (launcher_present() && anyvod_worker))
+	if (launcher_present() && anyvod_worker &&
+		compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK)
 		return;
-	warned = true;
 	if (!launcher_present())
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
 				 errdetail("The library \"anyvod\" is not preloaded."),
 				 errhint("Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.")));
+	else if (anyvod_worker)
+		ereport(WARNING,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
+				 errdetail("Its owner may not use the schema \"%s\".",
+						   get_namespace_name(schema)),
+				 errhint("Use GRANT USAGE ON SCHEMA %s TO %s.",
+						 quote_identifier(get_namespace_name(schema)),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
 	else
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -874,15 +923,52 @@ tracker_warn(void)
 				 errhint("Set \"anyvod.worker\" to on and reload the configuration.")));
 }
 
-/* Raise an error unless called as a trigger. */
+/* Warn, once a session, if nothing will fill rows of the table in. */
+static void
+tracker_warn(Relation relation)
+{
+	static bool looked = false;
+
+	if (!looked)
+		tracker_warn_about(relation);
+	looked = true;
+}
+
+/*
+ * Is this the extension's own table?  Another may have columns of the same
+ * names and other types.
+ */
+static bool
+tracker_is_ours(Relation relation)
+{
+	static Oid	known = InvalidOid;
+	Oid			extension;
+
+	if (strcmp(RelationGetRelationName(relation), "anyvod_tasks") != 0)
+		return false;
+	if (RelationGetRelid(relation) == known)
+		return true;
+	extension = get_extension_oid("anyvod", true);
+	if (!OidIsValid(extension) ||
+		getExtensionOfObject(RelationRelationId,
+							 RelationGetRelid(relation)) != extension)
+		return false;
+	known = RelationGetRelid(relation);
+	return true;
+}
+
+/* Raise an error unless called as a trigger of our table. */
 static TriggerData *
 tracker_trigger(FunctionCallInfo fcinfo)
 {
-	if (!CALLED_AS_TRIGGER(fcinfo))
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!tracker_is_ours(trigger->tg_relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called as a trigger")));
-	return (TriggerData *) fcinfo->context;
+				 errmsg("the function must be called as a trigger of the extension's table \"anyvod_tasks\"")));
+	return trigger;
 }
 
 /* AFTER INSERT OR UPDATE OF state, server, owner: there may be work. */
@@ -892,7 +978,7 @@ anyvod_tasks_changed(PG_FUNCTION_ARGS)
 	TriggerData *trigger = tracker_trigger(fcinfo);
 
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		tracker_warn();
+		tracker_warn(trigger->tg_relation);
 	launcher_note_work();
 	return PointerGetDatum(NULL);
 }
@@ -921,7 +1007,8 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
 		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
-		settled_at <= 0 || state <= 0)
+		settled_at <= 0 || state <= 0 ||
+		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
@@ -940,6 +1027,11 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	{
 		columns[i] = SPI_fnumber(desc, learned[i]);
 		nulls[i] = true;
+		if (columns[i] <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of \"anyvod_tasks\" does not exist",
+							learned[i])));
 	}
 	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
 													 desc, lengthof(learned),

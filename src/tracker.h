@@ -58,12 +58,16 @@ typedef struct TrackerChange
 	const char *owner;
 	const char *state;			/* a label of anyvod_state */
 	const Answer *answer;		/* NULL: nothing was learned of the task */
-	const char *error_code;		/* instead of the answer's; UTF-8 or ASCII */
+	const char *error_code;		/* instead of the answer's */
 	const char *error_message;
+	bool		native;			/* they are PostgreSQL's, in the database's
+								 * encoding; else UTF-8 */
 	int			polls;			/* to be added */
 	bool		drop_response;	/* jsonb cannot hold it */
+	bool		tried;			/* out: it need not be tried again */
 	bool		written;		/* out: it was */
-	const char *failure;		/* out: why it cannot be, NULL if it can */
+	const char *failure;		/* out: why it cannot be, NULL if it can, in
+								 * the database's encoding */
 	int			failure_code;	/* out: its SQLSTATE */
 } TrackerChange;
 

@@ -64,7 +64,11 @@
 #define WORKER_LONGEST_WAIT (60 * SECOND)
 #define WORKER_HELD_WAIT (1 * SECOND)
 
-/* A role or server that a row names may come back: look again after this. */
+/*
+ * A role or server that a row names may come back.  A change of servers or
+ * mappings in this database is noticed at once, one of roles elsewhere after
+ * this.
+ */
 #define WORKER_ACCOUNT_WAIT (60 * SECOND)
 
 /*
@@ -79,6 +83,7 @@
 /* A question that is on its way: what its row said when it was asked. */
 typedef struct WorkerAsk
 {
+	MemoryContext context;		/* holds this, the row's strings, the answer */
 	QueueTask  *task;			/* not queued until the question is over */
 	HttpRequest *request;		/* NULL: it could not be asked */
 	int64		due;			/* when to ask again */
@@ -114,6 +119,8 @@ static struct
 	int64		list_at;		/* no listing at all before this */
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
+	int			round_size;		/* tasks that a round takes, 1 after failure */
+	int64		ask_at;			/* no round before this */
 	bool		absent;			/* the table is not there */
 } worker;
 
@@ -135,11 +142,12 @@ worker_retry(ScheduleRetry why, int failures)
 	return schedule_retry(why, failures, worker_random());
 }
 
-/* Keep a string of a row for a question on its way. */
-static char *
-worker_keep(const char *string)
+/* Count one more, up to what there is room for. */
+static void
+worker_count(uint16 *counter)
 {
-	return string ? MemoryContextStrdup(worker.asks, string) : NULL;
+	if (*counter < PG_UINT16_MAX)
+		(*counter)++;
 }
 
 static bool
@@ -175,15 +183,7 @@ worker_free_ask(WorkerAsk *ask)
 {
 	if (ask->request != NULL)
 		http_release(ask->request);
-	if (ask->status)
-		pfree(ask->status);
-	if (ask->task_type)
-		pfree(ask->task_type);
-	if (ask->model)
-		pfree(ask->model);
-	if (ask->error_code)
-		pfree(ask->error_code);
-	pfree(ask);
+	MemoryContextDelete(ask->context);
 }
 
 /* A question changes nothing: ask again when it is due. */
@@ -205,8 +205,13 @@ worker_on_listed(const TrackerListed *row, void *arg)
 	int64		now = *(int64 *) arg;
 	QueueTask  *task = queue_find(row->task_id);
 
+	if (!upstream_task_id_valid(row->task_id, strlen(row->task_id)))
+		return;					/* the table's owner has dropped its check */
 	if (task == NULL)
 		(void) queue_add(row->task_id, row->server, row->created_at, now);
+	else if (task->queued &&
+			 strcmp(row->server, NameStr(task->server->name)) != 0)
+		queue_move(task, row->server, now);
 	else if (!row->answered)
 		queue_note_change(task, now);
 }
@@ -238,8 +243,7 @@ worker_list(void)
 		worker.list_all = false;
 		worker.list_all_at = end + WORKER_FULL_LISTING_SHARE * (end - begin);
 	}
-	if (queue_size() > 0)
-		launcher_serve();
+	launcher_serve();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
@@ -347,9 +351,10 @@ worker_is_old(const QueueTask *task)
 
 /*
  * A row's own trouble: written into the row while it is new there, and the
- * reason it is abandoned for when it is too old.  Takes the question over.
+ * reason it is abandoned for when it is too old.  Takes the question over;
+ * returns the change if there is one.
  */
-static void
+static TrackerChange *
 worker_note_trouble(WorkerAsk *ask, const Answer *answer, const char *code,
 					const char *message)
 {
@@ -359,30 +364,37 @@ worker_note_trouble(WorkerAsk *ask, const Answer *answer, const char *code,
 	if (!old && worker_same(ask->error_code, code))
 	{
 		worker_drop_ask(ask);
-		return;
+		return NULL;
 	}
 	change = worker_add_change(ask, old ? "abandoned" : "pending");
 	change->answer = answer;
 	change->error_code = code;
 	change->error_message = message;
+	return change;
 }
 
 /* What a row says when its question is asked. */
 static WorkerAsk *
 worker_make_ask(QueueTask *task, const TrackerRow *row)
 {
-	WorkerAsk  *ask = MemoryContextAllocZero(worker.asks, sizeof(WorkerAsk));
+	MemoryContext context = AllocSetContextCreate(worker.asks,
+												  "anyvod question",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	WorkerAsk  *ask = palloc0(sizeof(WorkerAsk));
 
+	ask->context = context;
 	ask->task = task;
 	namestrcpy(&ask->server, row->server);
 	namestrcpy(&ask->owner, row->owner);
-	ask->status = worker_keep(row->status);
+	ask->status = row->status ? pstrdup(row->status) : NULL;
 	ask->progress = row->progress;
-	ask->task_type = worker_keep(row->task_type);
-	ask->model = worker_keep(row->model);
-	ask->error_code = worker_keep(row->error_code);
+	ask->task_type = row->task_type ? pstrdup(row->task_type) : NULL;
+	ask->model = row->model ? pstrdup(row->model) : NULL;
+	ask->error_code = row->error_code ? pstrdup(row->error_code) : NULL;
 	ask->has_started_at = row->has_started_at;
 	ask->started_at = row->started_at;
+	MemoryContextSwitchTo(old);
 	return ask;
 }
 
@@ -391,15 +403,20 @@ static void
 worker_note_no_account(QueueTask *task, const TrackerRow *row,
 					   const WorkerAccount *account)
 {
-	MemoryContext old = MemoryContextSwitchTo(worker.changes_context);
-	char	   *code = pstrdup(account->error_code);
-	char	   *message = pstrdup(account->error_message);
 	WorkerAsk  *ask = worker_make_ask(task, row);
+	MemoryContext context = ask->context;
+	TrackerChange *change;
 
 	task->held = true;
 	ask->due = http_clock() + WORKER_ACCOUNT_WAIT;
-	worker_note_trouble(ask, NULL, code, message);
-	MemoryContextSwitchTo(old);
+	change = worker_note_trouble(ask, NULL, account->error_code,
+								 account->error_message);
+	if (change == NULL)
+		return;
+	change->error_code = MemoryContextStrdup(context, account->error_code);
+	change->error_message = MemoryContextStrdup(context,
+												account->error_message);
+	change->native = true;
 }
 
 /* Ask for a task, if its server may be asked for its row. */
@@ -462,13 +479,32 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 
 	for (int i = 0; i < n; i++)
 	{
-		if (tasks[i]->confirmed)
+		QueueTask  *task = tasks[i];
+
+		if (task->confirmed)
 			continue;
 		if (outcome == TRACKER_DONE)
-			queue_remove(tasks[i]); /* deleted, or settled by somebody */
+			queue_remove(task); /* deleted, or settled by somebody */
+		else if (outcome == TRACKER_FAILED && n == 1)
+		{
+			int64		retry;
+
+			worker_count(&task->row_failures);
+			retry = worker_retry(SCHEDULE_ROW, task->row_failures);
+			queue_put(task, now + retry);
+		}
 		else
-			queue_put(tasks[i], now + wait);
+			queue_put(task, now);
 	}
+
+	/* One row may have failed the round: find it by asking for them singly. */
+	worker.ask_at = 0;
+	if (outcome == TRACKER_DONE)
+		worker.round_size = Min(worker.round_size * 2, WORKER_ROUND);
+	else if (outcome == TRACKER_FAILED && n > 1)
+		worker.round_size = 1;
+	else
+		worker.ask_at = now + wait;
 }
 
 /* Ask for the tasks that are due.  Returns whether there may be more. */
@@ -479,11 +515,12 @@ worker_ask(void)
 	const char *task_ids[WORKER_ROUND];
 	WorkerAccount account;
 	TrackerOutcome outcome;
+	int64		now = http_clock();
 	int			n;
 
-	if (worker.nchanges >= WORKER_BACKLOG)
+	if (worker.nchanges >= WORKER_BACKLOG || now < worker.ask_at)
 		return false;
-	n = queue_take(tasks, WORKER_ROUND, http_clock());
+	n = queue_take(tasks, worker.round_size, now);
 	if (n == 0)
 		return false;
 	for (int i = 0; i < n; i++)
@@ -494,7 +531,7 @@ worker_ask(void)
 	outcome = tracker_confirm(task_ids, n, worker_on_confirmed, &account);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	worker_settle_round(tasks, n, outcome);
-	return n == WORKER_ROUND;
+	return n == WORKER_ROUND || worker.round_size < WORKER_ROUND;
 }
 
 
@@ -558,8 +595,8 @@ worker_on_running(WorkerAsk *ask, const Answer *answer, int64 now)
 	QueueTask  *task = ask->task;
 
 	task->failures = task->troubles = 0;
-	task->held = task->logged = false;
-	queue_note_success(task->server);
+	task->held = false;
+	queue_note_success(task->server, ask->request->started);
 	ask->due = worker_next(task, answer, now);
 	if (worker_is_old(task))
 		worker_add_change(ask, "abandoned")->answer = answer;
@@ -574,7 +611,7 @@ static void
 worker_on_ended(WorkerAsk *ask, const Answer *answer, const char *state,
 				int64 now)
 {
-	queue_note_success(ask->task->server);
+	queue_note_success(ask->task->server, ask->request->started);
 	ask->due = now + WORKER_HELD_WAIT;
 	worker_add_change(ask, state)->answer = answer;
 }
@@ -587,15 +624,14 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 	QueueTask  *task = ask->task;
 	const char *code = worker_code(answer);
 
-	queue_note_success(task->server);
+	queue_note_success(task->server, ask->request->started);
 	if (task->troubles == 0 || task->trouble != why)
 	{
 		task->trouble = why;
 		task->troubles = 0;
 		task->trouble_since = now;
 	}
-	if (task->troubles < PG_UINT16_MAX)
-		task->troubles++;
+	worker_count(&task->troubles);
 	if (schedule_is_final(why, task->troubles, now - task->trouble_since))
 	{
 		TrackerChange *change;
@@ -622,8 +658,7 @@ worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 	QueueTask  *task = ask->task;
 
 	task->held = true;
-	if (task->failures < PG_UINT16_MAX)
-		task->failures++;
+	worker_count(&task->failures);
 	queue_note_failure(task->server, why, ask->request->retry_after,
 					   ask->request->started, now, worker_random());
 	ask->due = now;				/* after the server's pause, if limited */
@@ -647,7 +682,7 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 	QueueTask  *task = ask->task;
 	int64		until = now + worker_retry(SCHEDULE_AUTH, 1);
 
-	queue_note_success(task->server);
+	queue_note_success(task->server, ask->request->started);
 	task->held = true;
 	ask->due = until;
 	if (upstream_forget(ask->serverid, ask->userid) && task->failures == 0)
@@ -655,8 +690,7 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 	else
 		queue_pause_account(NameStr(ask->server), NameStr(ask->owner),
 							ask->upstream_id, until);
-	if (task->failures < PG_UINT16_MAX)
-		task->failures++;
+	worker_count(&task->failures);
 	if (worker_is_old(task))
 	{
 		TrackerChange *change = worker_add_change(ask, "abandoned");
@@ -749,6 +783,20 @@ worker_on_no_answer(WorkerAsk *ask, int64 now)
 	}
 }
 
+/* Read an answer into its question's context. */
+static const Answer *
+worker_read_answer(WorkerAsk *ask)
+{
+	MemoryContext old = MemoryContextSwitchTo(ask->context);
+	HttpRequest *request = ask->request;
+	Answer	   *answer = palloc(sizeof(Answer));
+
+	answer_read(answer, request->status, request->content_type,
+				request->body, request->body_len);
+	MemoryContextSwitchTo(old);
+	return answer;
+}
+
 /* Read the answers that have come, and decide what follows from each. */
 static void
 worker_read(void)
@@ -759,24 +807,14 @@ worker_read(void)
 		   (request = http_finished(worker.batch)) != NULL)
 	{
 		WorkerAsk  *ask = request->tag;
-		MemoryContext old = MemoryContextSwitchTo(worker.changes_context);
 		int64		now = http_clock();
 
 		http_keep(request);
 		ask->task->server->in_flight--;
 		if (request->outcome == HTTP_ANSWERED)
-		{
-			Answer	   *answer = palloc(sizeof(Answer));
-
-			answer_read(answer, request->status, request->content_type,
-						request->body, request->body_len);
-			worker_on_answer(ask, answer, now);
-		}
+			worker_on_answer(ask, worker_read_answer(ask), now);
 		else
 			worker_on_no_answer(ask, now);
-		MemoryContextSwitchTo(old);
-		if (worker.nchanges == 0)
-			MemoryContextReset(worker.changes_context);
 	}
 }
 
@@ -784,19 +822,6 @@ worker_read(void)
 /*
  * Writing
  */
-
-/* All changes have been dealt with, and their tasks seen to. */
-static void
-worker_forget_changes(void)
-{
-	for (int i = 0; i < worker.nchanges; i++)
-		worker_free_ask(worker.changed[i]);
-	worker.nchanges = 0;
-	worker.max_changes = 0;
-	worker.changes = NULL;
-	worker.changed = NULL;
-	MemoryContextReset(worker.changes_context);
-}
 
 /*
  * A row cannot be written.  It says so itself, if that can be written, and
@@ -814,41 +839,69 @@ worker_on_failure(const TrackerChange *change, WorkerAsk *ask)
 		.state = "pending",
 		.error_code = code,
 		.error_message = change->failure,
+		.native = true,
 	};
 
-	if (task->failures < PG_UINT16_MAX)
-		task->failures++;
-	ask->due = http_clock() + worker_retry(SCHEDULE_ROW, task->failures);
-	if (!task->logged)
-		ereport(LOG,
-				(errcode(change->failure_code),
-				 errmsg("anyvod could not write task \"%s\": %s",
-						task->task_id, change->failure)));
-	if (!task->logged && !worker_same(ask->error_code, code))
-		(void) tracker_write(&note, 1);
+	worker_count(&task->row_failures);
+	ask->due = http_clock() + worker_retry(SCHEDULE_ROW, task->row_failures);
+	if (task->logged)
+		return;
 	task->logged = true;
+	ereport(LOG,
+			(errcode(change->failure_code),
+			 errmsg("anyvod could not write task \"%s\": %s",
+					task->task_id, change->failure)));
+	if (!worker_same(ask->error_code, code))
+		(void) tracker_write(&note, 1);
 }
 
-/* Changes have been written, or not: what becomes of their tasks. */
+/* A change has been tried: what becomes of its task. */
+static void
+worker_settle_change(const TrackerChange *change, WorkerAsk *ask)
+{
+	QueueTask  *task = ask->task;
+
+	if (change->written && strcmp(change->state, "pending") != 0)
+		queue_remove(task);
+	else
+	{
+		if (change->failure != NULL)
+			worker_on_failure(change, ask);
+		else if (change->written)
+		{
+			task->polls -= change->polls;
+			task->row_failures = 0;
+			task->logged = false;
+		}
+		queue_put(task, ask->due);
+	}
+	worker_free_ask(ask);
+}
+
+/* See to the changes that have been tried, and keep the others. */
 static void
 worker_settle_changes(void)
 {
+	int			kept = 0;
+
 	for (int i = 0; i < worker.nchanges; i++)
 	{
-		TrackerChange *change = &worker.changes[i];
-		WorkerAsk  *ask = worker.changed[i];
-
-		if (change->written && strcmp(change->state, "pending") != 0)
+		if (worker.changes[i].tried)
 		{
-			queue_remove(ask->task);
+			worker_settle_change(&worker.changes[i], worker.changed[i]);
 			continue;
 		}
-		if (change->written)
-			ask->task->polls -= change->polls;
-		else if (change->failure != NULL)
-			worker_on_failure(change, ask);
-		queue_put(ask->task, ask->due);
+		worker.changes[kept] = worker.changes[i];
+		worker.changed[kept] = worker.changed[i];
+		kept++;
 	}
+	worker.nchanges = kept;
+	if (kept > 0)
+		return;
+	worker.max_changes = 0;
+	worker.changes = NULL;
+	worker.changed = NULL;
+	MemoryContextReset(worker.changes_context);
 }
 
 /* Write what has been learned. */
@@ -864,11 +917,8 @@ worker_write(void)
 	outcome = tracker_write(worker.changes, worker.nchanges);
 	worker.write_at = now + worker_note_outcome(outcome);
 	if (outcome == TRACKER_DONE)
-	{
-		worker_settle_changes();
-		worker_forget_changes();
 		worker.write_at = 0;
-	}
+	worker_settle_changes();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -892,7 +942,11 @@ worker_note_news(void)
 	if (news.wakes != worker.news.wakes)
 		worker.list_all = worker.list_new = true;
 	if (news.changes != worker.news.changes)
+	{
 		queue_forget_trouble(http_clock());
+		worker.table_failures = 0;
+		worker.list_at = worker.ask_at = worker.write_at = 0;
+	}
 	worker.news = news;
 }
 
@@ -921,7 +975,7 @@ worker_time_to_wait(void)
 	if (worker.nchanges > 0)
 		until = Min(until, worker.write_at);
 	if (worker.nchanges < WORKER_BACKLOG)
-		until = Min(until, queue_next(now));
+		until = Min(until, Max(queue_next(now), worker.ask_at));
 
 	if (queue_size() > 0 || worker.list_all || worker.list_new)
 		worker.idle_since = 0;
@@ -1004,6 +1058,7 @@ worker_init(void)
 												   "anyvod changes",
 												   ALLOCSET_DEFAULT_SIZES);
 	queue_init();
+	worker.round_size = WORKER_ROUND;
 	worker.list_all = true;
 }
 
@@ -1049,7 +1104,14 @@ worker_turn(void)
 	}
 	if (timeout != 0)
 		timeout = worker_time_to_wait();
-	(void) http_turn(http_finished(worker.batch) ? 0 : timeout);
+	if (worker.nchanges < WORKER_BACKLOG && http_finished(worker.batch))
+		timeout = 0;
+
+	/* Nobody's statement is cancelled here; what is meant is to terminate. */
+	HOLD_CANCEL_INTERRUPTS();
+	(void) http_turn(timeout);
+	RESUME_CANCEL_INTERRUPTS();
+	QueryCancelPending = false;
 	if (ConfigReloadPending)
 		worker_reload();
 }
