@@ -47,6 +47,7 @@ typedef struct QueryCall
 	HttpRequest *request;
 	const char *server;
 	Oid			serverid;
+	int			max_response_size;
 	uint64		upstream_id;	/* what it was asked with */
 	Answer		answer;
 } QueryCall;
@@ -126,6 +127,8 @@ query_raise_outcome(const QueryCall *call)
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("the answer of server \"%s\" is too large",
 							call->server),
+					 errdetail("It has more than %d bytes.",
+							   call->max_response_size),
 					 errhint("Consider raising the server's option \"max_response_size\".")));
 			break;
 		case HTTP_NO_DESCRIPTOR:
@@ -238,6 +241,13 @@ query_raise_refusal(const QueryCall *call)
 					 errdetail_internal("%s", query_detail(call)),
 					 errhint("Tasks are known for three days after they were submitted.")));
 			break;
+		case ANSWER_REJECTED:
+			ereport(ERROR,
+					(errcode(ERRCODE_IO_ERROR),
+					 errmsg("server \"%s\" refused the request", server),
+					 errdetail_internal("%s", query_detail(call)),
+					 errhint("Check the server's option \"base_url\".")));
+			break;
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_IO_ERROR),
@@ -263,6 +273,7 @@ query_ask_once(QueryCall *call, HttpBatch *batch, const char *task_id)
 
 	call->serverid = upstream->serverid;
 	call->upstream_id = upstream->id;
+	call->max_response_size = upstream->max_response_size;
 	call->request = http_start(batch, upstream, task_id, NULL);
 	while (call->request->outcome == HTTP_IN_FLIGHT)
 		(void) http_turn(-1);
