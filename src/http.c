@@ -26,6 +26,7 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -410,6 +411,8 @@ http_init(void)
 
 	if (!libcurl_ready)
 	{
+		/* The environment is not obeyed, least of all in this. */
+		unsetenv("SSLKEYLOGFILE");
 		http_block_signals(&saved);
 		libcurl_ready = curl_global_init(CURL_GLOBAL_ALL) == CURLE_OK;
 		http_restore_signals(&saved);
@@ -871,6 +874,62 @@ http_outcome(HttpRequest *request, CURLcode result)
 }
 
 /*
+ * How many bytes at "text" stand for a key, 0 if they do not: its characters,
+ * each as it is or escaped as JSON allows (\/ or \u002f for a slash).
+ */
+static size_t
+http_match_key(const char *key, const char *text, const char *end)
+{
+	const char *at = text;
+
+	for (; *key != '\0'; key++)
+	{
+		char		code[7];
+
+		if (at == end)
+			return 0;
+		if (*at == *key)
+			at++;
+		else if (*at != '\\' || end - at < 2)
+			return 0;
+		else if (at[1] == *key && !isalnum((unsigned char) *key))
+			at += 2;
+		else
+		{
+			snprintf(code, sizeof(code), "\\u%04x", (unsigned char) *key);
+			if (end - at < 6 || pg_strncasecmp(at, code, 6) != 0)
+				return 0;
+			at += 6;
+		}
+	}
+	return at - text;
+}
+
+/* Black out all occurrences of a key in some text. */
+static void
+http_hide(const char *key, char *text, size_t len)
+{
+	bool		escapes = len > 0 && memchr(text, '\\', len) != NULL;
+	size_t		key_len = strlen(key);
+	char	   *end = text + len;
+
+	while (text < end)
+	{
+		size_t		found;
+
+		if (!escapes)
+		{
+			text = memmem(text, end - text, key, key_len);
+			if (text == NULL)
+				return;
+		}
+		found = http_match_key(key, text, end);
+		memset(text, '*', found);
+		text += Max(found, 1);
+	}
+}
+
+/*
  * Black out the key where a gateway repeats it, most likely in a complaint
  * about it, so that it cannot get into an error, a log or a table.  (A key
  * that is too short to be one may stand in an answer by chance.)
@@ -879,19 +938,24 @@ static void
 http_hide_key(HttpRequest *request)
 {
 	const char *key = request->target->api_key;
-	size_t		len = key ? strlen(key) : 0;
-	char	   *from = request->body;
-	char	   *found;
 
-	if (len < HTTP_SHORTEST_KEY)
+	if (key == NULL || strlen(key) < HTTP_SHORTEST_KEY)
 		return;
-	while (from != NULL &&
-		   (found = memmem(from, request->body + request->body_len - from,
-						   key, len)) != NULL)
-	{
-		memset(found, '*', len);
-		from = found + len;
-	}
+	http_hide(key, request->body, request->body_len);
+	http_hide(key, request->trouble, strlen(request->trouble));
+}
+
+/* Note the media type, without parameters, unless the key is in it. */
+static void
+http_note_content_type(HttpRequest *request, const char *content_type)
+{
+	const char *key = request->target->api_key;
+	size_t		len = strcspn(content_type, "; \t");
+
+	if (key != NULL && strstr(content_type, key) != NULL)
+		return;
+	strlcpy(request->content_type, content_type,
+			Min(len + 1, sizeof(request->content_type)));
 }
 
 /* A transfer has ended: take what is worth knowing and free its handle. */
@@ -909,8 +973,7 @@ http_end_transfer(HttpRequest *request, CURLcode result)
 		request->status = (int) status;
 	(void) curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type);
 	if (content_type != NULL)
-		strlcpy(request->content_type, content_type,
-				sizeof(request->content_type));
+		http_note_content_type(request, content_type);
 	request->retry_after = compat_retry_after(easy);
 	if (result != CURLE_OK && request->trouble[0] == '\0')
 		strlcpy(request->trouble, curl_easy_strerror(result),

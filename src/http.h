@@ -73,7 +73,7 @@ typedef struct HttpRequest
 	HttpPhase	phase;
 	char		trouble[HTTP_TROUBLE_SIZE]; /* libcurl's words, "" if none */
 	int			status;			/* HTTP status */
-	char		content_type[64];	/* cut at that */
+	char		content_type[64];	/* media type alone, cut at that */
 	int			retry_after;	/* seconds, -1 if not said */
 	char	   *body;			/* malloc'd, NULL if empty; not terminated */
 	size_t		body_len;

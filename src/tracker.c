@@ -59,15 +59,8 @@ PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
 PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
 PG_FUNCTION_INFO_V1(anyvod_wake);
 
-/*
- * Longest that one transaction may take, in milliseconds.  When a batch is
- * taken apart, each half gets half of it, but not less than the latter.
- */
+/* Longest that reading may take, in milliseconds. */
 #define TRACKER_TIME_LIMIT 5000
-#define TRACKER_LEAST_TIME_LIMIT 200
-
-/* After so long, in milliseconds, no further part of a batch is begun. */
-#define TRACKER_APART 2000
 
 /* Rows that a listing fetches at once. */
 #define TRACKER_FETCH 10000
@@ -811,28 +804,35 @@ tracker_write_once(TrackerChange *changes, int n, int time_limit,
 	TrackerWriting writing = {changes, n, tracker_may_notify()};
 	TrackerOutcome outcome;
 
+	for (int i = 0; i < n; i++)
+		changes[i].written = false;
 	outcome = tracker_run(RowExclusiveLock, time_limit, tracker_write_body,
 						  &writing, error);
-	for (int i = 0; i < n; i++)
+	if (outcome != TRACKER_DONE)
 	{
-		if (outcome == TRACKER_DONE)
-			changes[i].tried = true;
-		else
+		for (int i = 0; i < n; i++)
 			changes[i].written = false;
 	}
 	return outcome;
 }
 
-/* Write changes until "deadline", or find those that cannot be written. */
-static TrackerOutcome
-tracker_write_some(TrackerChange *changes, int n, int time_limit,
-				   TimestampTz deadline)
+/*
+ * Write changes into rows that are still pending with the server and owner
+ * they were asked for, in one transaction of at most "time_limit" milliseconds,
+ * and tell who listens.
+ *
+ * A row that is not "written" when this is done is gone, changed, or held by
+ * somebody.  If it fails, the caller tries fewer; a single change that fails
+ * counts as done, and has its "failure".  Failures are left to the caller to
+ * log.  At most one change may concern a row.
+ */
+TrackerOutcome
+tracker_write(TrackerChange *changes, int n, int time_limit)
 {
 	TrackerOutcome outcome;
 	ErrorData  *error;
 
-	if (GetCurrentTimestamp() > deadline)
-		return TRACKER_DONE;
+	changes->failure = NULL;
 	outcome = tracker_write_once(changes, n, time_limit, &error);
 	if (n == 1 && outcome == TRACKER_FAILED && !changes->drop_response &&
 		error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
@@ -841,48 +841,11 @@ tracker_write_some(TrackerChange *changes, int n, int time_limit,
 		changes->drop_response = true;
 		outcome = tracker_write_once(changes, n, time_limit, &error);
 	}
-	if (outcome != TRACKER_FAILED)
+	if (n > 1 || outcome != TRACKER_FAILED)
 		return outcome;
-
-	if (n == 1)
-	{
-		changes->tried = true;
-		changes->failure = error->message;
-		changes->failure_code = error->sqlerrcode;
-		return TRACKER_DONE;
-	}
-	CHECK_FOR_INTERRUPTS();
-	time_limit = Max(time_limit / 2, TRACKER_LEAST_TIME_LIMIT);
-	outcome = tracker_write_some(changes, n / 2, time_limit, deadline);
-	if (outcome != TRACKER_DONE)
-		return outcome;
-	return tracker_write_some(changes + n / 2, n - n / 2, time_limit,
-							  deadline);
-}
-
-/*
- * Write changes into rows that are still pending with the server and owner
- * they were asked for, in one transaction, and tell who listens.
- *
- * If that fails, halves are tried, down to the rows that cannot be written;
- * they get their "failure".  A row that was "tried" and is not "written" in
- * the end and has no failure is gone, changed, or held by somebody.  One that
- * was not tried is to be written later: the table is locked, or taking a
- * batch apart has taken long enough for once.  Failures are left to the
- * caller to log.  At most one change may concern a row.
- */
-TrackerOutcome
-tracker_write(TrackerChange *changes, int n)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   TRACKER_APART);
-
-	for (int i = 0; i < n; i++)
-	{
-		changes[i].tried = changes[i].written = false;
-		changes[i].failure = NULL;
-	}
-	return tracker_write_some(changes, n, TRACKER_TIME_LIMIT, deadline);
+	changes->failure = error->message;
+	changes->failure_code = error->sqlerrcode;
+	return TRACKER_DONE;
 }
 
 

@@ -64,7 +64,6 @@ typedef struct TrackerChange
 								 * encoding; else UTF-8 */
 	int			polls;			/* to be added */
 	bool		drop_response;	/* jsonb cannot hold it */
-	bool		tried;			/* out: it need not be tried again */
 	bool		written;		/* out: it was */
 	const char *failure;		/* out: why it cannot be, NULL if it can, in
 								 * the database's encoding */
@@ -78,6 +77,7 @@ extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
 								   void *arg);
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
-extern TrackerOutcome tracker_write(TrackerChange *changes, int n);
+extern TrackerOutcome tracker_write(TrackerChange *changes, int n,
+									int time_limit);
 
 #endif							/* ANYVOD_TRACKER_H */

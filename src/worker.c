@@ -51,6 +51,14 @@
 #define WORKER_ROUND 1000
 
 /*
+ * Longest that writing a batch may take, in milliseconds.  When one fails it
+ * is taken apart, a part a turn; each half gets half the time, but not less
+ * than the latter.
+ */
+#define WORKER_WRITE_LIMIT 5000
+#define WORKER_LEAST_WRITE_LIMIT 200
+
+/*
  * While so many changes wait to be written, because somebody has locked the
  * table, nothing new is asked.
  */
@@ -112,6 +120,9 @@ static struct
 	int			nchanges;
 	int			max_changes;
 	int64		write_at;		/* not before this */
+	int			write_size;		/* changes that a batch has at most */
+	int			write_limit;	/* milliseconds that it may take */
+	int			suspects;		/* first changes that failed together */
 	LauncherNews news;			/* what was acted upon */
 	bool		list_all;		/* rows of any kind may have come */
 	bool		list_new;		/* rows without an answer may have come */
@@ -852,7 +863,7 @@ worker_on_failure(const TrackerChange *change, WorkerAsk *ask)
 			 errmsg("anyvod could not write task \"%s\": %s",
 					task->task_id, change->failure)));
 	if (!worker_same(ask->error_code, code))
-		(void) tracker_write(&note, 1);
+		(void) tracker_write(&note, 1, WORKER_LEAST_WRITE_LIMIT);
 }
 
 /* A change has been tried: what becomes of its task. */
@@ -878,25 +889,18 @@ worker_settle_change(const TrackerChange *change, WorkerAsk *ask)
 	worker_free_ask(ask);
 }
 
-/* See to the changes that have been tried, and keep the others. */
+/* See to the first "n" changes, which have been tried, and keep the others. */
 static void
-worker_settle_changes(void)
+worker_settle_changes(int n)
 {
-	int			kept = 0;
-
-	for (int i = 0; i < worker.nchanges; i++)
-	{
-		if (worker.changes[i].tried)
-		{
-			worker_settle_change(&worker.changes[i], worker.changed[i]);
-			continue;
-		}
-		worker.changes[kept] = worker.changes[i];
-		worker.changed[kept] = worker.changed[i];
-		kept++;
-	}
-	worker.nchanges = kept;
-	if (kept > 0)
+	for (int i = 0; i < n; i++)
+		worker_settle_change(&worker.changes[i], worker.changed[i]);
+	worker.nchanges -= n;
+	memmove(worker.changes, worker.changes + n,
+			worker.nchanges * sizeof(TrackerChange));
+	memmove(worker.changed, worker.changed + n,
+			worker.nchanges * sizeof(WorkerAsk *));
+	if (worker.nchanges > 0)
 		return;
 	worker.max_changes = 0;
 	worker.changes = NULL;
@@ -904,21 +908,51 @@ worker_settle_changes(void)
 	MemoryContextReset(worker.changes_context);
 }
 
-/* Write what has been learned. */
+/* Writing "n" changes has failed: one of them will not do, so try fewer. */
+static void
+worker_take_apart(int n)
+{
+	worker.suspects = Max(worker.suspects, n);
+	worker.write_size = n / 2;
+	worker.write_limit = Max(worker.write_limit / 2,
+							 WORKER_LEAST_WRITE_LIMIT);
+}
+
+/* "n" changes have been seen to; go on with all, once no suspect is left. */
+static void
+worker_put_together(int n)
+{
+	worker.suspects = Max(worker.suspects - n, 0);
+	if (worker.suspects > 0)
+		return;
+	worker.write_size = WORKER_ROUND;
+	worker.write_limit = WORKER_WRITE_LIMIT;
+}
+
+/* Write what has been learned: one batch, so that a turn is never long. */
 static void
 worker_write(void)
 {
 	int64		now = http_clock();
+	int64		wait;
+	int			n = Min(worker.nchanges, worker.write_size);
 	TrackerOutcome outcome;
 
-	if (worker.nchanges == 0 || now < worker.write_at)
+	if (n == 0 || now < worker.write_at)
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
-	outcome = tracker_write(worker.changes, worker.nchanges);
-	worker.write_at = now + worker_note_outcome(outcome);
+	outcome = tracker_write(worker.changes, n, worker.write_limit);
+	wait = worker_note_outcome(outcome);
+	worker.write_at = 0;
 	if (outcome == TRACKER_DONE)
-		worker.write_at = 0;
-	worker_settle_changes();
+	{
+		worker_settle_changes(n);
+		worker_put_together(n);
+	}
+	else if (outcome == TRACKER_FAILED)
+		worker_take_apart(n);
+	else
+		worker.write_at = now + wait;
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -1058,7 +1092,8 @@ worker_init(void)
 												   "anyvod changes",
 												   ALLOCSET_DEFAULT_SIZES);
 	queue_init();
-	worker.round_size = WORKER_ROUND;
+	worker.round_size = worker.write_size = WORKER_ROUND;
+	worker.write_limit = WORKER_WRITE_LIMIT;
 	worker.list_all = true;
 }
 

@@ -1,0 +1,179 @@
+# Asking from a session: connections are kept, and whatever ends a statement
+# ends its question at once, and nothing but that.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use Test::More;
+
+my $simulator = start_simulator(keys => ['sk-asking']);
+my $node = anyvod_node(
+	'asking',
+	simulator => $simulator,
+	api_key => 'sk-asking');
+my $session = open_session($node);
+
+# A question's end by timeout, cancel or terminate, in milliseconds: of the
+# whole, allowed on a busy machine (a quiet one takes 210, 5 and 5).
+my $prompt = 1000;
+
+# Ask about a task that answers at once.
+sub ask
+{
+	my ($task_id) = @_;
+	my ($state, $output) =
+	  run_query($session, "SELECT (anyvod_status('$task_id')).state");
+
+	return "$state $output";
+}
+
+# The simulator's serial number of the connection that asked last.
+sub last_connection
+{
+	return $simulator->requests(1)->[0]{connection};
+}
+
+# A question that would take 25 s is on its way.
+sub begin_slow_question
+{
+	my ($task_id) = @_;
+
+	begin_query($session, "SELECT anyvod_query('$task_id-delay25000')");
+	return wait_until(sub { $simulator->stats->{in_flight} == 1 });
+}
+
+sub session_pid
+{
+	return $session->query_safe('SELECT pg_backend_pid()');
+}
+
+# Connections outlive statements.
+for my $i (1 .. 20)
+{
+	ask("image-kept-$i");
+}
+is($simulator->stats->{requests}, 20, '20 statements ask 20 questions');
+is($simulator->stats->{connections}, 1, 'over one connection');
+is(ask('image-kept'), '00000 succeeded', 'an answer is read');
+
+# statement_timeout
+$session->query_safe("SET statement_timeout = '200ms'");
+my (@states, @times);
+for my $i (1 .. 15)
+{
+	my ($state, undef, undef, $time) =
+	  run_query($session, "SELECT anyvod_query('delay5000-timeout-$i')");
+
+	push @states, $state;
+	push @times, $time;
+}
+measured('statement_timeout = 200 ms ends a question after %.0f ms'
+	  . ' (median of %d, longest %.0f ms)',
+	median(@times), scalar @times, (sort { $b <=> $a } @times)[0]);
+is_deeply(\@states, [ ('57014') x 15 ],
+	'statement_timeout ends a question as a cancelled query');
+cmp_ok(median(@times), '<', $prompt, 'and does so in time');
+is(ask('image-after-timeout'), '00000 succeeded',
+	'the next question on the session works');
+
+my ($state, $output, $error) = run_query($session, <<'END');
+DO $$
+BEGIN
+	PERFORM anyvod_query('delay5000-handler');
+EXCEPTION WHEN OTHERS THEN
+	RAISE NOTICE 'caught %', SQLSTATE;
+END $$
+END
+is($state, '57014', 'EXCEPTION WHEN OTHERS does not catch a timeout');
+unlike($error, qr/caught/, 'and its handler does not run');
+$session->query_safe('RESET statement_timeout');
+
+# An error of the upstream is one that a handler catches.
+(undef, undef, $error) = run_query($session, <<'END');
+DO $$
+BEGIN
+	PERFORM anyvod_query('http500-handler');
+EXCEPTION WHEN OTHERS THEN
+	RAISE NOTICE 'caught %', SQLSTATE;
+END $$
+END
+like($error, qr/caught 58030/, 'but does catch what the upstream refuses');
+
+# Only the connection of the question that was broken off is gone.
+ask('image-before-cancel');
+my $before = last_connection();
+my $open = $simulator->stats->{connections};
+ok(begin_slow_question('cancelled'), 'a slow question is on its way');
+my $pid = $node->safe_psql('postgres',
+	"SELECT pid FROM pg_stat_activity WHERE query LIKE '%cancelled-delay%'"
+	  . ' AND pid <> pg_backend_pid()');
+my $begin = clock_ms();
+$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+($state) = end_query($session);
+my $took = clock_ms() - $begin;
+is($state, '57014', 'pg_cancel_backend ends it');
+measured('pg_cancel_backend: %.0f ms, a new psql included', $took);
+cmp_ok($took, '<', $prompt, 'in time');
+ok( wait_until(sub { $simulator->stats->{in_flight} == 0 }),
+	'and the gateway sees it hang up');
+ask("image-after-cancel-$_") for 1 .. 3;
+my %after = map { $_->{connection} => 1 }
+  grep { ($_->{id} // '') =~ /^image-after-cancel/ } @{ $simulator->requests };
+is(scalar keys %after, 1, 'its successors share one connection');
+ok(!exists $after{$before}, 'which is a new one');
+is($simulator->stats->{connections}, $open + 1, 'and the only new one');
+
+# A subtransaction that is rolled back takes nothing with it.
+run_query($session, <<'END');
+DO $$
+BEGIN
+	PERFORM anyvod_query('http500-kept');
+EXCEPTION WHEN OTHERS THEN NULL;
+END $$
+END
+ask('image-after-error');
+is($simulator->stats->{connections},
+	$open + 1, 'an error of the upstream costs no connection');
+
+# DROP DATABASE elsewhere wants every process to answer a barrier.
+$node->safe_psql('postgres', 'CREATE DATABASE neighbour');
+ok(begin_slow_question('barrier'), 'a slow question is on its way');
+$begin = clock_ms();
+$node->safe_psql('postgres', 'DROP DATABASE neighbour');
+measured('DROP DATABASE elsewhere took %.0f ms', clock_ms() - $begin);
+is($simulator->stats->{in_flight},
+	1, 'DROP DATABASE elsewhere does not wait for it');
+is( $node->safe_psql('postgres',
+		"SELECT wait_event IS NOT NULL FROM pg_stat_activity"
+		  . " WHERE query LIKE '%barrier-delay%' AND pid <> pg_backend_pid()"),
+	't',
+	'pg_stat_activity says that the session waits');
+
+# pg_terminate_backend waits for the end itself, in milliseconds.
+is( $node->safe_psql('postgres',
+		"SELECT pg_terminate_backend(pid, $prompt) FROM pg_stat_activity"
+		  . " WHERE query LIKE '%barrier-delay%' AND pid <> pg_backend_pid()"),
+	't',
+	'pg_terminate_backend ends a session that asks');
+close_session($session);
+ok( wait_until(sub { $simulator->stats->{in_flight} == 0 }),
+	'and its question');
+
+# A fast shutdown waits for no answer, neither a session's nor the worker's.
+$session = open_session($node);
+ok(begin_slow_question('shutdown'), 'a slow question is on its way');
+$node->safe_psql('postgres',
+	"INSERT INTO anyvod_tasks (task_id) VALUES ('delay25000-shutdown')");
+ok(wait_until(sub { $simulator->stats->{in_flight} == 2 }),
+	'and one of the worker');
+$begin = clock_ms();
+$node->stop('fast');
+$took = clock_ms() - $begin;
+measured('a fast shutdown took %.0f ms', $took);
+cmp_ok($took, '<', 3000, 'a fast shutdown waits for neither');
+close_session($session);
+
+is($simulator->stats->{unauthorized}, 0, 'every request carried the key');
+
+done_testing();

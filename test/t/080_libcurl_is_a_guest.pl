@@ -1,0 +1,98 @@
+# libcurl is started in the processes that ask, never in the postmaster or the
+# launcher, and leaves no thread in a process that is idle.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use File::Basename;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
+
+# What says which process starts libcurl is built here and now.
+my $build = PostgreSQL::Test::Utils::tempdir_short();
+my $log = "$build/log";
+system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
+	"BUILD=$build");
+
+my $simulator = start_simulator(keys => ['sk-guest']);
+my $node;
+{
+	local $ENV{LD_PRELOAD} = "$build/shim.so";
+	local $ENV{SHIM_LOG} = $log;
+
+	$node = anyvod_node(
+		'guest',
+		# a name, so that libcurl may start a thread to resolve it
+		base_url => 'http://localhost:' . $simulator->port,
+		api_key => 'sk-guest',
+		conf => "anyvod.detection_delay = '100ms'");
+}
+my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+
+# The processes that called a function, by pid, and how often.
+sub callers
+{
+	my ($function) = @_;
+	my %pids;
+
+	$pids{$_}++ foreach slurp_file($log) =~ /^$function (\d+)$/mg;
+	return \%pids;
+}
+
+# A process has one thread, its own.
+sub threads
+{
+	my ($pid) = @_;
+	my @threads = glob "/proc/$pid/task/*";
+
+	return scalar @threads;
+}
+
+ok(callers('loaded')->{$postmaster}, 'the postmaster has the shim in it');
+is_deeply(callers('curl_global_init'),
+	{}, 'nobody has started libcurl before it is used');
+
+my $idle = open_session($node);
+my $session = open_session($node);
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+$session->query_safe("SELECT anyvod_query('image-$_')") for 1 .. 3;
+$node->safe_psql('postgres', <<'END');
+INSERT INTO anyvod_tasks (task_id)
+	SELECT 'image-t600000-' || i FROM generate_series(1, 20) AS i;
+INSERT INTO anyvod_tasks (task_id) VALUES ('image-ended');
+END
+ok( poll_until(
+		$node,
+		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-ended'",
+		'succeeded'),
+	'the worker has asked');
+my $worker = worker_pid($node);
+
+is_deeply(
+	callers('curl_global_init'),
+	{ $pid => 1, $worker => 1 },
+	'a session and the worker have started libcurl, once each');
+is_deeply(
+	callers('curl_multi_init'),
+	{ $pid => 1, $worker => 1 },
+	'and have made one loop each');
+isnt($pid, $postmaster, 'neither is the postmaster');
+isnt($worker, $postmaster, 'nor the other');
+
+# A cancelled question leaves nothing behind either.
+begin_query($session, "SELECT anyvod_query('delay25000')");
+ok(wait_until(sub { $simulator->stats(tasks => 1)->{tasks}{delay25000} }),
+	'a slow question is on its way');
+$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+is((end_query($session))[0], '57014', 'it is cancelled');
+ok(wait_until(sub { threads($pid) == 1 }),
+	'no thread is left in a session that is idle');
+ok(wait_until(sub { threads($worker) == 1 }), 'nor in the worker');
+is(threads(launcher_pid($node)), 1, 'nor in the launcher');
+$idle->quit;
+$session->quit;
+
+done_testing();
