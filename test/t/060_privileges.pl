@@ -15,6 +15,7 @@ my $node = anyvod_node(
 	options => "rate_limit '5000'");
 
 $node->safe_psql('postgres', <<'END');
+CREATE ROLE boss LOGIN SUPERUSER;
 CREATE ROLE app LOGIN;
 CREATE ROLE other LOGIN;
 CREATE ROLE stranger LOGIN;
@@ -127,12 +128,12 @@ SELECT option_name || '=' || option_value
 		OR authorization_identifier = '$whose'
 END
 };
-is($key_of->('postgres', 'app'), 'api_key=sk-of-app',
+is($key_of->('boss', 'app'), 'api_key=sk-of-app',
 	'a superuser sees a key');
 is($key_of->('app', 'app'), 'api_key=sk-of-app', 'so does its role');
 is($key_of->('other', 'app'), '', 'another role does not');
 is($key_of->('stranger', 'app'), '', 'nor does a stranger');
-is($key_of->('postgres', 'public'), 'api_key=sk-of-public',
+is($key_of->('boss', 'public'), 'api_key=sk-of-public',
 	'a superuser sees the key for PUBLIC');
 is($key_of->('keeper', 'public'), 'api_key=sk-of-public',
 	'so does the owner of the server');
@@ -179,10 +180,10 @@ BEGIN
 	FOREACH attempt IN ARRAY ARRAY[
 		'ALTER ROLE intruder SUPERUSER',
 		'GRANT pg_read_server_files TO intruder',
-		'GRANT postgres TO intruder',
+		'GRANT boss TO intruder',
 		'CREATE ROLE accomplice SUPERUSER',
-		'SET ROLE postgres',
-		'SET SESSION AUTHORIZATION postgres',
+		'SET ROLE boss',
+		'SET SESSION AUTHORIZATION boss',
 		'RESET ROLE',
 		'RESET SESSION AUTHORIZATION',
 		'COPY intruder.loot TO PROGRAM ''true''',
@@ -236,7 +237,7 @@ sub nobody_has_gained
 			'SELECT DISTINCT attempt FROM intruder.loot'),
 		'', "$when: no attempt has succeeded");
 	is( $node->safe_psql('postgres', <<'END'), '0|f|on',
-SELECT (SELECT count(*) FROM pg_roles WHERE rolsuper AND rolname <> 'postgres'),
+SELECT (SELECT count(*) FROM pg_roles WHERE rolsuper AND rolname NOT IN (current_user, 'boss')),
 	pg_has_role('intruder', 'pg_read_server_files', 'MEMBER'),
 	current_setting('anyvod.worker')
 END
