@@ -31,6 +31,7 @@ int			anyvod_detection_delay = 2500;
 int			anyvod_poll_floor = 500;
 int			anyvod_poll_cap = 60 * 1000;
 int			anyvod_give_up_after = 3 * 24 * 60 * 60;
+int			anyvod_retention = 0;
 
 void		_PG_init(void);
 
@@ -79,6 +80,11 @@ anyvod_define_worker(void)
 							NULL, &anyvod_idle_timeout,
 							60 * 1000, 0, 24 * 60 * 60 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("anyvod.retention",
+							"How long settled rows are kept; 0 keeps them.",
+							"They are removed while a worker runs.",
+							&anyvod_retention, 0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	/* A setting of the whole server cannot be made in a running one. */
 	if (process_shared_preload_libraries_in_progress)
 		DefineCustomIntVariable("anyvod.max_databases",

@@ -18,5 +18,6 @@ extern int	anyvod_detection_delay; /* milliseconds */
 extern int	anyvod_poll_floor;	/* milliseconds */
 extern int	anyvod_poll_cap;	/* milliseconds */
 extern int	anyvod_give_up_after;	/* seconds */
+extern int	anyvod_retention;	/* seconds, 0: settled rows are kept */
 
 #endif							/* ANYVOD_H */

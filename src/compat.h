@@ -23,6 +23,7 @@
 #ifndef FRONTEND
 
 #include "pgstat.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #if PG_VERSION_NUM >= 170000
@@ -34,6 +35,13 @@
 #define COMPAT_INVALID_DATABASE DATCONNLIMIT_INVALID_DB
 #else
 #define COMPAT_INVALID_DATABASE (-2)
+#endif
+
+/* Workers that core sends away when a command wants their database (19). */
+#ifdef BGWORKER_INTERRUPTIBLE
+#define COMPAT_BGWORKER_INTERRUPTIBLE BGWORKER_INTERRUPTIBLE
+#else
+#define COMPAT_BGWORKER_INTERRUPTIBLE 0
 #endif
 
 /* The privileges of a role on a foreign server. */

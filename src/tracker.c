@@ -78,6 +78,7 @@ typedef enum TrackerPlan
 	PLAN_LIST_NEW,
 	PLAN_CONFIRM,
 	PLAN_WRITE,
+	PLAN_EXPIRE,
 	PLANS
 } TrackerPlan;
 
@@ -846,6 +847,64 @@ tracker_write(TrackerChange *changes, int n, int time_limit)
 	changes->failure = error->message;
 	changes->failure_code = error->sqlerrcode;
 	return TRACKER_DONE;
+}
+
+
+/*
+ * Retention
+ */
+
+typedef struct TrackerExpiring
+{
+	int			max;
+	int			removed;
+} TrackerExpiring;
+
+static void
+tracker_expire_body(void *arg)
+{
+	TrackerExpiring *expiring = arg;
+	Oid			types[2] = {INT4OID, INT4OID};
+	Datum		values[2];
+	SPIPlanPtr	plan;
+
+	plan = tracker_plan(PLAN_EXPIRE,
+						psprintf("DELETE FROM %1$s.anyvod_tasks"
+								 " WHERE task_id = ANY (ARRAY("
+								 "SELECT task_id FROM %1$s.anyvod_tasks"
+								 " WHERE state <> 'pending' AND settled_at <"
+								 " pg_catalog.now() -"
+								 " pg_catalog.make_interval(secs => $1)"
+								 " ORDER BY settled_at LIMIT $2"
+								 " FOR UPDATE SKIP LOCKED))",
+								 tracker_schema),
+						2, types);
+	values[0] = Int32GetDatum(anyvod_retention);
+	values[1] = Int32GetDatum(expiring->max);
+	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_DELETE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not remove settled tasks")));
+	expiring->removed = (int) SPI_processed;
+}
+
+/*
+ * Remove up to "max" rows, the oldest first, that were settled longer ago
+ * than anyvod.retention; "removed" says how many there were.
+ */
+TrackerOutcome
+tracker_expire(int max, int *removed)
+{
+	TrackerExpiring expiring = {max, 0};
+	TrackerOutcome outcome;
+	ErrorData  *error;
+
+	outcome = tracker_run(RowExclusiveLock, TRACKER_TIME_LIMIT,
+						  tracker_expire_body, &expiring, &error);
+	if (outcome == TRACKER_FAILED)
+		tracker_log("remove settled tasks", error);
+	*removed = outcome == TRACKER_DONE ? expiring.removed : 0;
+	return outcome;
 }
 
 

@@ -77,6 +77,7 @@ extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
 								   void *arg);
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
+extern TrackerOutcome tracker_expire(int max, int *removed);
 extern TrackerOutcome tracker_write(TrackerChange *changes, int n,
 									int time_limit);
 

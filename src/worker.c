@@ -51,6 +51,14 @@
 #define WORKER_ROUND 1000
 
 /*
+ * Settled rows that are past their time are removed in slices of so many,
+ * with this pause in between, and looked for so often.
+ */
+#define WORKER_EXPIRE_SLICE 1000
+#define WORKER_EXPIRE_PAUSE (SECOND / 10)
+#define WORKER_EXPIRE_WAIT (60 * SECOND)
+
+/*
  * Longest that writing a batch may take, in milliseconds.  When one fails it
  * is taken apart, a part a turn; each half gets half the time, but not less
  * than the latter.
@@ -128,6 +136,7 @@ static struct
 	bool		list_new;		/* rows without an answer may have come */
 	int64		list_all_at;	/* not before this */
 	int64		list_at;		/* no listing at all before this */
+	int64		expire_at;		/* when to remove old settled rows */
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
@@ -959,6 +968,30 @@ worker_write(void)
 
 
 /*
+ * Retention
+ */
+
+/* Remove a slice of the rows that have been kept for long enough. */
+static void
+worker_expire(void)
+{
+	int64		now = http_clock();
+	int			removed;
+
+	if (anyvod_retention == 0 || now < worker.expire_at)
+		return;
+	pgstat_report_activity(STATE_RUNNING, "removing settled tasks");
+	(void) tracker_expire(WORKER_EXPIRE_SLICE, &removed);
+	if (removed < WORKER_EXPIRE_SLICE)
+		worker.expire_at = now + WORKER_EXPIRE_WAIT;
+	else
+		worker.expire_at = now + WORKER_EXPIRE_PAUSE;
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+
+/*
  * The loop
  */
 
@@ -1010,6 +1043,8 @@ worker_time_to_wait(void)
 		until = Min(until, worker.write_at);
 	if (worker.nchanges < WORKER_BACKLOG)
 		until = Min(until, Max(queue_next(now), worker.ask_at));
+	if (anyvod_retention > 0)
+		until = Min(until, worker.expire_at);
 
 	if (queue_size() > 0 || worker.list_all || worker.list_new)
 		worker.idle_since = 0;
@@ -1127,6 +1162,7 @@ worker_turn(void)
 	worker_list();
 	worker_read();
 	worker_write();
+	worker_expire();
 	if (worker_ask())
 		timeout = 0;
 	MemoryContextReset(worker.round);

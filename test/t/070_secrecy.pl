@@ -171,6 +171,8 @@ like($texts, qr/58030/, 'so is a gateway in trouble');
 like($texts, qr/HV000/, 'so is a timeout');
 like($texts, qr/HV00N/, 'so is a name that is not known');
 like($texts, qr/57014/, 'so is a cancelled statement');
+is($proxy->stats->{connections},
+	0, 'no session has come to the proxy of the environment');
 
 foreach my $server (sort keys %questions)
 {
@@ -203,8 +205,7 @@ ok( wait_until(
 my $rows = $node->safe_psql('postgres', 'SELECT t FROM anyvod_tasks AS t');
 
 # The environment
-is($proxy->stats->{proxied}, 0, 'the proxy of the environment is not used');
-is($proxy->stats->{connections}, 0, 'nobody has even come to it');
+is($proxy->stats->{connections}, 0, 'nor has the worker');
 is($simulator->stats->{elsewhere}, 0, 'no redirect is followed');
 my $stats = $simulator->stats;
 is($stats->{unauthorized}, 0, 'every request carried the key');
