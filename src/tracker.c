@@ -62,6 +62,9 @@ PG_FUNCTION_INFO_V1(anyvod_wake);
 /* Longest that reading may take, in milliseconds. */
 #define TRACKER_TIME_LIMIT 5000
 
+/* A trigger that catches that is told again after so long, in milliseconds. */
+#define TRACKER_INSIST 200
+
 /* Rows that a listing fetches at once. */
 #define TRACKER_FETCH 10000
 
@@ -282,7 +285,10 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 	PG_TRY();
 	{
 		StartTransactionCommand();
-		enable_timeout_after(STATEMENT_TIMEOUT, time_limit);
+		enable_timeout_every(STATEMENT_TIMEOUT,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 time_limit),
+							 TRACKER_INSIST);
 		outcome = tracker_transact(lock, body, arg);
 		CommitTransactionCommand();
 		disable_timeout(STATEMENT_TIMEOUT, false);

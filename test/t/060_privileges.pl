@@ -360,7 +360,11 @@ is( $node->safe_psql('postgres',
 $node->safe_psql('postgres', <<'END');
 CREATE FUNCTION public.dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM pg_sleep(60);
+	BEGIN
+		PERFORM pg_sleep(60);
+	EXCEPTION WHEN query_canceled THEN
+		PERFORM pg_sleep(60); -- it does not take no for an answer
+	END;
 	RETURN NEW;
 END $$;
 CREATE TRIGGER dawdle BEFORE UPDATE ON anyvod_tasks FOR EACH ROW
