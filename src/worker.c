@@ -106,6 +106,7 @@ typedef struct WorkerAsk
 	uint64		upstream_id;
 	Oid			serverid;
 	Oid			userid;
+	uint32		changes;		/* of servers or mappings, as of then */
 	NameData	server;
 	NameData	owner;
 	char	   *status;			/* the row's, NULL for null */
@@ -206,11 +207,29 @@ worker_free_ask(WorkerAsk *ask)
 	MemoryContextDelete(ask->context);
 }
 
-/* A question changes nothing: ask again when it is due. */
+/*
+ * A question is over: ask again when it is due, or at once if it met trouble
+ * of a server or key that has been changed since it was asked.
+ */
+static void
+worker_put_back(WorkerAsk *ask)
+{
+	QueueTask  *task = ask->task;
+
+	if (task->held && ask->changes != worker.news.changes)
+	{
+		task->held = false;
+		task->failures = 0;
+		ask->due = http_clock();
+	}
+	queue_put(task, ask->due);
+}
+
+/* A question changes nothing. */
 static void
 worker_drop_ask(WorkerAsk *ask)
 {
-	queue_put(ask->task, ask->due);
+	worker_put_back(ask);
 	worker_free_ask(ask);
 }
 
@@ -405,6 +424,7 @@ worker_make_ask(QueueTask *task, const TrackerRow *row)
 
 	ask->context = context;
 	ask->task = task;
+	ask->changes = worker.news.changes;
 	namestrcpy(&ask->server, row->server);
 	namestrcpy(&ask->owner, row->owner);
 	ask->status = row->status ? pstrdup(row->status) : NULL;
@@ -893,7 +913,7 @@ worker_settle_change(const TrackerChange *change, WorkerAsk *ask)
 			task->row_failures = 0;
 			task->logged = false;
 		}
-		queue_put(task, ask->due);
+		worker_put_back(ask);
 	}
 	worker_free_ask(ask);
 }
