@@ -820,6 +820,9 @@ tracker_write_once(TrackerChange *changes, int n, int time_limit,
 		for (int i = 0; i < n; i++)
 			changes[i].written = false;
 	}
+	/* The table's lock was there: it is one row's trigger that waits. */
+	if (outcome == TRACKER_BUSY && *error != NULL)
+		outcome = TRACKER_FAILED;
 	return outcome;
 }
 
