@@ -74,6 +74,8 @@ typedef struct HttpTarget
 {
 	dlist_node	node;			/* in http.targets, most recently used first */
 	uint64		id;				/* the Upstream's */
+	Oid			serverid;		/* the Upstream's, which roles share */
+	int			max_concurrency;	/* of that server */
 	int			in_use;			/* requests not yet released */
 	struct curl_slist *headers; /* holds the key */
 	const char *api_key;		/* the place in it, NULL: none */
@@ -576,6 +578,8 @@ http_target_create(const Upstream *upstream)
 	if (target == NULL)
 		return NULL;
 	target->id = upstream->id;
+	target->serverid = upstream->serverid;
+	target->max_concurrency = upstream->max_concurrency;
 	target->timeout = upstream->timeout;
 	target->connect_timeout = upstream->connect_timeout;
 	target->max_response_size = upstream->max_response_size;
@@ -624,12 +628,42 @@ http_evict_target(void)
 }
 
 /*
- * The target of an upstream.
- *
- * MAX_HOST_CONNECTIONS is the largest max_concurrency seen: without it
- * libcurl opens a connection for each of a burst of transfers before it knows
- * that one HTTP/2 connection would carry them all (873 for 1,000 seen).
+ * MAX_HOST_CONNECTIONS: without it libcurl opens a connection for each of a
+ * burst of transfers before it knows that one HTTP/2 connection would carry
+ * them all (873 for 1,000 seen).  Several servers may lead to one host, and
+ * none may wait for another's questions, so it is the sum of what they allow.
  */
+static void
+http_allow_host_connections(void)
+{
+	dlist_iter	iter;
+	int			sum = 0;
+
+	dlist_foreach(iter, &http.targets)
+	{
+		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
+		dlist_iter	earlier;
+		bool		counted = false;
+
+		dlist_foreach(earlier, &http.targets)
+		{
+			if (earlier.cur == iter.cur)
+				break;
+			counted |= dlist_container(HttpTarget, node,
+									   earlier.cur)->serverid ==
+				target->serverid;
+		}
+		if (!counted)
+			sum += target->max_concurrency;
+	}
+	if (sum <= http.max_host_connections)
+		return;
+	http.max_host_connections = sum;
+	(void) curl_multi_setopt(http.multi, CURLMOPT_MAX_HOST_CONNECTIONS,
+							 (long) sum);
+}
+
+/* The target of an upstream. */
 static HttpTarget *
 http_target_get(const Upstream *upstream)
 {
@@ -653,12 +687,7 @@ http_target_get(const Upstream *upstream)
 		http_evict_target();
 	dlist_push_head(&http.targets, &target->node);
 	http.ntargets++;
-	if (upstream->max_concurrency > http.max_host_connections)
-	{
-		http.max_host_connections = upstream->max_concurrency;
-		(void) curl_multi_setopt(http.multi, CURLMOPT_MAX_HOST_CONNECTIONS,
-								 (long) http.max_host_connections);
-	}
+	http_allow_host_connections();
 	return target;
 }
 
