@@ -650,7 +650,8 @@ http_allow_host_connections(void)
 			if (earlier.cur == iter.cur)
 				break;
 			counted |= dlist_container(HttpTarget, node,
-									   earlier.cur)->serverid ==
+									   earlier.cur)
+						   ->serverid ==
 				target->serverid;
 		}
 		if (!counted)
