@@ -162,6 +162,8 @@ sql("ALTER TABLE anyvod_tasks ADD CONSTRAINT no_video"
 track('checked', 'video-checked-0');
 others_settled('checked');
 ok(row_says('video-checked-0', 'pending 23514'), 'a CHECK stops a row');
+ok( wait_until(sub { $simulator->task_requests('video-checked-0') >= 3 }),
+	'which is tried again');
 sql('ALTER TABLE anyvod_tasks DROP CONSTRAINT no_video');
 ok(row_says('video-checked-0', 'succeeded '), 'until it is dropped');
 is(complaints('video-checked-0'), 1, 'the log has it once');

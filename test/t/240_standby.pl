@@ -64,8 +64,6 @@ is( $standby->safe_psql('postgres',
 		"SELECT (anyvod_status('image-asked')).state"),
 	'succeeded',
 	'and its state read');
-my ($state, undef, $error) = $standby->psql('postgres', 'SELECT anyvod_wake()');
-is($state, 0, 'anyvod_wake() does nothing there') or diag($error);
 is(processes($standby), '0', 'there is neither a launcher nor a worker');
 unlike(slurp_file($standby->logfile),
 	qr/starting background worker process "anyvod/,
