@@ -390,7 +390,7 @@ launcher_ban(Oid database)
 
 /*
  * Does a command change who may ask which server, where and with which key,
- * or whether the table's owner may use its schema?
+ * whether the table's owner may use its schema, or whether there is a table?
  */
 static bool
 launcher_is_change(Node *command)
@@ -406,6 +406,8 @@ launcher_is_change(Node *command)
 		case T_GrantRoleStmt:
 		case T_AlterExtensionStmt:
 			return true;
+		case T_DropStmt:
+			return ((DropStmt *) command)->removeType == OBJECT_EXTENSION;
 		case T_GrantStmt:
 			return ((GrantStmt *) command)->objtype == OBJECT_FOREIGN_SERVER ||
 				((GrantStmt *) command)->objtype == OBJECT_SCHEMA;
