@@ -19,6 +19,7 @@ OBJS = \
 	src/queue.o \
 	src/result.o \
 	src/schedule.o \
+	src/stat.o \
 	src/tracker.o \
 	src/upstream.o \
 	src/worker.o
@@ -35,7 +36,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
 # The order matters: each file makes what it needs, and no more.
-REGRESS = upstream query parse tasks
+REGRESS = upstream query parse tasks stat
 # They want the simulator beside the server: see "make test".
 NO_INSTALLCHECK = 1
 EXTRA_CLEAN = build

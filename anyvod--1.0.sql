@@ -238,3 +238,81 @@ AS 'MODULE_PATHNAME';
 
 COMMENT ON FUNCTION @extschema@.anyvod_wake() IS
     'makes the worker of this database look for pending tasks at commit';
+
+--
+-- Statistics.  The functions show no more than the caller may see, so the
+-- views on them are for everybody.
+--
+
+CREATE FUNCTION @extschema@.anyvod_stat_get_workers(
+    OUT datid oid, OUT pid integer, OUT state text,
+    OUT pending bigint, OUT in_flight bigint, OUT due bigint, OUT late bigint,
+    OUT polls bigint, OUT running bigint, OUT succeeded bigint,
+    OUT failed bigint, OUT no_output bigint, OUT auth bigint,
+    OUT rate_limited bigint, OUT unknown_task bigint, OUT transient bigint,
+    OUT rejected bigint, OUT unreadable bigint, OUT no_answer bigint,
+    OUT changes_written bigint, OUT unchanged bigint,
+    OUT request_p50_ms double precision, OUT request_p95_ms double precision,
+    OUT request_p99_ms double precision,
+    OUT detection_p50_ms double precision,
+    OUT detection_p95_ms double precision,
+    OUT last_error text, OUT last_error_at timestamptz, OUT restarts bigint,
+    OUT started_at timestamptz, OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 4
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_stat_get_workers() IS
+    'what anyvod_stat_worker shows';
+
+CREATE VIEW @extschema@.anyvod_stat_worker WITH (security_invoker = true) AS
+    SELECT d.datname, w.pid, w.state, w.pending, w.in_flight, w.due, w.late,
+           w.polls, w.running, w.succeeded, w.failed, w.no_output, w.auth,
+           w.rate_limited, w.unknown_task, w.transient, w.rejected,
+           w.unreadable, w.no_answer, w.changes_written, w.unchanged,
+           w.request_p50_ms, w.request_p95_ms, w.request_p99_ms,
+           w.detection_p50_ms, w.detection_p95_ms,
+           w.last_error, w.last_error_at, w.restarts, w.started_at,
+           w.stats_reset
+    FROM @extschema@.anyvod_stat_get_workers() AS w
+         JOIN pg_catalog.pg_database AS d ON d.oid = w.datid;
+
+COMMENT ON VIEW @extschema@.anyvod_stat_worker IS
+    'how each database is served; one row a database';
+
+CREATE FUNCTION @extschema@.anyvod_stat_get_servers(
+    OUT server name, OUT mapped_role name, OUT state text,
+    OUT paused_until timestamptz, OUT paused_why text,
+    OUT requests bigint, OUT in_flight integer,
+    OUT running bigint, OUT succeeded bigint,
+    OUT failed bigint, OUT no_output bigint, OUT auth bigint,
+    OUT rate_limited bigint, OUT unknown_task bigint, OUT transient bigint,
+    OUT rejected bigint, OUT unreadable bigint, OUT no_answer bigint,
+    OUT connections bigint,
+    OUT last_trouble text, OUT last_trouble_detail text,
+    OUT last_trouble_at timestamptz)
+RETURNS SETOF record
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 4
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_stat_get_servers() IS
+    'what anyvod_stat_server shows';
+
+CREATE VIEW @extschema@.anyvod_stat_server WITH (security_invoker = true) AS
+    SELECT * FROM @extschema@.anyvod_stat_get_servers();
+
+COMMENT ON VIEW @extschema@.anyvod_stat_server IS
+    'how servers do that the worker of this database has asked; one row for each server and user mapping';
+
+GRANT SELECT ON @extschema@.anyvod_stat_worker,
+    @extschema@.anyvod_stat_server TO PUBLIC;
+
+-- As pg_stat_reset(): for superusers, and for those to whom they grant it.
+CREATE FUNCTION @extschema@.anyvod_stat_reset()
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_stat_reset() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.anyvod_stat_reset() IS
+    'sets the figures of this database to zero';

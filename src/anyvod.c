@@ -20,6 +20,7 @@
 
 #include "anyvod.h"
 #include "launcher.h"
+#include "stat.h"
 
 PG_MODULE_MAGIC;
 
@@ -102,5 +103,8 @@ _PG_init(void)
 	MarkGUCPrefixReserved("anyvod");
 
 	if (process_shared_preload_libraries_in_progress)
+	{
 		launcher_init();
+		stat_init();
+	}
 }

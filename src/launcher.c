@@ -57,6 +57,7 @@
 #include "anyvod.h"
 #include "launcher.h"
 #include "neighbour.h"
+#include "stat.h"
 
 /* A worker that fails is started again after so long, doubling each time. */
 #define LAUNCHER_FIRST_BACKOFF 200
@@ -86,6 +87,8 @@ typedef struct LauncherPlace
 	bool		recheck;		/* is the database still there? */
 	bool		serving;		/* the worker has looked, and stays */
 	bool		failed;			/* a worker ended without having left */
+	bool		slotless;		/* no process slot was free for a worker */
+	bool		failing;		/* workers fail, the next is yet to start */
 } LauncherPlace;
 
 typedef struct LauncherShared
@@ -386,6 +389,34 @@ launcher_ban(Oid database)
 		return;
 	(void) kill(worker, SIGTERM);
 	launcher_await_end(worker, LAUNCHER_TERMINATE_WAIT);
+}
+
+/*
+ * Copy what there is to be seen of the databases with a place to "views", which
+ * has room for anyvod_max_databases; returns how many there are.
+ */
+int
+launcher_view(LauncherView *views)
+{
+	int			n = 0;
+
+	LWLockAcquire(shared_lock, LW_SHARED);
+	for (int i = 0; i < shared->nplaces; i++)
+	{
+		const LauncherPlace *place = &shared->places[i];
+
+		if (!OidIsValid(place->database))
+			continue;
+		views[n].database = place->database;
+		views[n].worker = place->worker;
+		views[n].serving = place->serving;
+		views[n].banned = place->banned_by != 0;
+		views[n].slotless = place->slotless;
+		views[n].failing = place->failing;
+		n++;
+	}
+	LWLockRelease(shared_lock);
+	return n;
 }
 
 /*
@@ -691,6 +722,7 @@ static void
 launcher_reap(LauncherStart *start, LauncherPlace *place)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	Oid			database;
 	bool		failed;
 	pid_t		pid;
 
@@ -700,10 +732,14 @@ launcher_reap(LauncherStart *start, LauncherPlace *place)
 	start->handle = NULL;
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	database = place->database;
 	failed = place->failed;
 	place->failed = false;
+	place->failing = failed;
 	LWLockRelease(shared_lock);
 
+	if (failed)
+		stat_note_restart(database);
 	if (!failed)
 	{
 		start->backoff = 0;
@@ -743,6 +779,7 @@ launcher_tend(int i, long *timeout)
 	pid_t		worker;
 	pid_t		banned_by;
 	bool		recheck;
+	bool		started;
 
 	if (start->handle != NULL)
 		launcher_reap(start, place);
@@ -785,6 +822,7 @@ launcher_tend(int i, long *timeout)
 		if (place->worker == 0)
 			memset(place, 0, sizeof(LauncherPlace));
 		LWLockRelease(shared_lock);
+		stat_forget(database);
 		return;
 	}
 
@@ -794,7 +832,13 @@ launcher_tend(int i, long *timeout)
 	place->recheck = false;
 	LWLockRelease(shared_lock);
 	start->started = now;
-	if (!launcher_start_worker(start, database))
+	started = launcher_start_worker(start, database);
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	place->slotless = !started;
+	if (started)
+		place->failing = false;
+	LWLockRelease(shared_lock);
+	if (!started)
 	{
 		slots_wanted = true;
 		launcher_lower(timeout, LAUNCHER_SLOT_WAIT);

@@ -18,6 +18,17 @@ typedef struct LauncherNews
 	bool		banned;			/* a command wants the database for itself */
 } LauncherNews;
 
+/* A database that has, or may have, work, for who looks from outside. */
+typedef struct LauncherView
+{
+	Oid			database;
+	pid_t		worker;			/* 0 if there is none */
+	bool		serving;		/* the worker has looked, and stays */
+	bool		banned;			/* a command wants it without a worker */
+	bool		slotless;		/* no process slot was free for a worker */
+	bool		failing;		/* workers fail, the next is yet to start */
+} LauncherView;
+
 /* For the library's load, in the postmaster. */
 extern void launcher_init(void);
 
@@ -25,6 +36,7 @@ extern void launcher_init(void);
 extern bool launcher_present(void);
 extern void launcher_note_work(void);
 extern void launcher_ban(Oid database);
+extern int	launcher_view(LauncherView *views);
 
 /* For the worker. */
 extern void launcher_attach(void);

@@ -356,6 +356,21 @@ queue_next(int64 now)
 	return next;
 }
 
+/* Tell of each task that waits for how long, in microseconds, it still does. */
+void
+queue_visit_waits(void (*visit)(int64 wait), int64 now)
+{
+	queuetable_iterator tasks;
+	QueueEntry *entry;
+
+	queuetable_start_iterate(queue.tasks, &tasks);
+	while ((entry = queuetable_iterate(queue.tasks, &tasks)) != NULL)
+	{
+		if (entry->task->queued)
+			visit(entry->task->due - now);
+	}
+}
+
 
 /*
  * Servers
@@ -412,7 +427,11 @@ queue_note_failure(QueueServer *server, ScheduleRetry why, int retry_after,
 	else if (server->failures >= QUEUE_FAILURES)
 		pause = schedule_retry(why, server->failures - QUEUE_FAILURES + 1,
 							   random);
-	server->paused_until = Max(server->paused_until, now + pause);
+	if (server->paused_until < now + pause)
+	{
+		server->paused_until = now + pause;
+		server->paused_why = why;
+	}
 }
 
 

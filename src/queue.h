@@ -31,6 +31,7 @@ typedef struct QueueServer
 	double		rate_limit;		/* requests a second */
 	int64		next_slot;		/* pacing: when the next request is due */
 	int64		paused_until;	/* no request before this */
+	ScheduleRetry paused_why;	/* then the reason */
 	int			failures;		/* in a row, of the server as a whole */
 	int64		failed_at;		/* when the last of them was noted */
 } QueueServer;
@@ -77,6 +78,7 @@ extern void queue_forget_trouble(int64 now);
 
 extern int	queue_take(QueueTask **tasks, int max, int64 now);
 extern int64 queue_next(int64 now);
+extern void queue_visit_waits(void (*visit)(int64 wait), int64 now);
 
 extern void queue_note_limits(QueueServer *server, const Upstream *upstream);
 extern void queue_note_start(QueueServer *server, int64 now);

@@ -53,6 +53,7 @@
 #include "anyvod.h"
 #include "launcher.h"
 #include "result.h"
+#include "stat.h"
 #include "tracker.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
@@ -320,6 +321,7 @@ tracker_log(const char *doing, const ErrorData *error)
 {
 	static char said[256];
 
+	stat_note_error(unpack_sql_state(error->sqlerrcode));
 	if (strncmp(error->message, said, sizeof(said) - 1) == 0)
 		return;
 	strlcpy(said, error->message, sizeof(said));

@@ -42,6 +42,7 @@
 #include "launcher.h"
 #include "queue.h"
 #include "schedule.h"
+#include "stat.h"
 #include "tracker.h"
 #include "upstream.h"
 
@@ -107,6 +108,7 @@ typedef struct WorkerAsk
 	Oid			serverid;
 	Oid			userid;
 	uint32		changes;		/* of servers or mappings, as of then */
+	Oid			umid;			/* the user mapping, InvalidOid: none */
 	NameData	server;
 	NameData	owner;
 	char	   *status;			/* the row's, NULL for null */
@@ -229,6 +231,8 @@ worker_put_back(WorkerAsk *ask)
 static void
 worker_drop_ask(WorkerAsk *ask)
 {
+	if (ask->request != NULL)
+		stat_note_unchanged();
 	worker_put_back(ask);
 	worker_free_ask(ask);
 }
@@ -447,6 +451,7 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	MemoryContext context = ask->context;
 	TrackerChange *change;
 
+	stat_note_error(account->error_code);
 	task->held = true;
 	ask->due = http_clock() + WORKER_ACCOUNT_WAIT;
 	change = worker_note_trouble(ask, NULL, account->error_code,
@@ -492,10 +497,12 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	ask->upstream_id = account->upstream->id;
 	ask->serverid = account->upstream->serverid;
 	ask->userid = account->upstream->userid;
+	ask->umid = account->upstream->umid;
 	ask->request = http_start(worker.batch, account->upstream, task->task_id,
 							  ask);
 	task->polls++;
 	queue_note_start(task->server, now);
+	stat_note_request(ask->serverid, ask->umid);
 }
 
 /* The row of a task that is due is still pending. */
@@ -728,8 +735,11 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 	if (upstream_forget(ask->serverid, ask->userid) && task->failures == 0)
 		ask->due = now;			/* the key's file may hold another by now */
 	else
+	{
 		queue_pause_account(NameStr(ask->server), NameStr(ask->owner),
 							ask->upstream_id, until);
+		stat_note_refused_key(ask->serverid, ask->umid, until);
+	}
 	worker_count(&task->failures);
 	if (worker_is_old(task))
 	{
@@ -751,6 +761,7 @@ worker_on_answer(WorkerAsk *ask, const Answer *answer, int64 now)
 		answer->error_message :
 		answer->flaw_detail;
 
+	stat_note_answer(ask->serverid, ask->umid, answer->verdict, ask->request);
 	switch (answer->verdict)
 	{
 		case ANSWER_RUNNING:
@@ -796,6 +807,7 @@ worker_on_no_answer(WorkerAsk *ask, int64 now)
 {
 	HttpRequest *request = ask->request;
 
+	stat_note_no_answer(ask->serverid, ask->umid, request);
 	switch (request->outcome)
 	{
 		case HTTP_NO_DESCRIPTOR:
@@ -847,14 +859,17 @@ worker_read(void)
 		   (request = http_finished(worker.batch)) != NULL)
 	{
 		WorkerAsk  *ask = request->tag;
+		QueueServer *server = ask->task->server;
+		Oid			serverid = ask->serverid;
 		int64		now = http_clock();
 
 		http_keep(request);
-		ask->task->server->in_flight--;
+		server->in_flight--;
 		if (request->outcome == HTTP_ANSWERED)
 			worker_on_answer(ask, worker_read_answer(ask), now);
 		else
 			worker_on_no_answer(ask, now);
+		stat_note_pause(serverid, server->paused_until, server->paused_why);
 	}
 }
 
@@ -882,6 +897,7 @@ worker_on_failure(const TrackerChange *change, WorkerAsk *ask)
 		.native = true,
 	};
 
+	stat_note_error(code);
 	worker_count(&task->row_failures);
 	ask->due = http_clock() + worker_retry(SCHEDULE_ROW, task->row_failures);
 	if (task->logged)
@@ -901,6 +917,8 @@ worker_settle_change(const TrackerChange *change, WorkerAsk *ask)
 {
 	QueueTask  *task = ask->task;
 
+	if (change->written)
+		stat_note_written(change->answer, ask->status != NULL);
 	if (change->written && strcmp(change->state, "pending") != 0)
 		queue_remove(task);
 	else
@@ -1031,6 +1049,7 @@ worker_note_news(void)
 	if (news.changes != worker.news.changes)
 	{
 		queue_forget_trouble(http_clock());
+		stat_forget_pauses();
 		worker.table_failures = 0;
 		worker.list_at = worker.ask_at = worker.write_at = 0;
 	}
@@ -1198,6 +1217,8 @@ worker_turn(void)
 	if (worker.nchanges < WORKER_BACKLOG && http_finished(worker.batch))
 		timeout = 0;
 
+	stat_before_wait(timeout);
+
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
 	HOLD_CANCEL_INTERRUPTS();
 	(void) http_turn(timeout);
@@ -1222,6 +1243,7 @@ worker_main(Datum database)
 	pgstat_report_activity(STATE_IDLE, NULL);
 
 	worker_first_look();
+	stat_attach();
 	worker.batch = http_batch_create(worker.asks);
 	for (;;)
 	{

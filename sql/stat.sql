@@ -1,0 +1,160 @@
+--
+-- The statistics: what the views have, who sees what of them, and that they
+-- count what happens.  The gateway is the simulator, whose task ids say what
+-- it does.
+--
+\t on
+\pset format unaligned
+\getenv simulator_port ANYVOD_SIMULATOR_PORT
+\set base_url http://127.0.0.1: :simulator_port
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS anyvod;
+
+-- columns
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = 'anyvod_stat_worker'::regclass ORDER BY attnum;
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = 'anyvod_stat_server'::regclass ORDER BY attnum;
+-- everybody may look, superusers may reset
+SELECT relname, reloptions, has_table_privilege('public', oid, 'SELECT') AS public_may
+FROM pg_class WHERE relname LIKE 'anyvod_stat%' ORDER BY 1;
+SELECT proname, has_function_privilege('public', oid, 'EXECUTE') AS public_may
+FROM pg_proc WHERE proname LIKE 'anyvod_stat_%' ORDER BY 1;
+
+-- a script of another version than the library
+BEGIN;
+SELECT probin FROM pg_proc WHERE proname = 'anyvod_stat_reset' \gset
+CREATE FUNCTION pg_temp.workers(OUT datid oid, OUT pid integer) RETURNS SETOF record
+LANGUAGE C AS :'probin', 'anyvod_stat_get_workers';
+CREATE FUNCTION pg_temp.servers(OUT server name, OUT state text) RETURNS SETOF record
+LANGUAGE C AS :'probin', 'anyvod_stat_get_servers';
+SAVEPOINT made;
+SELECT * FROM pg_temp.workers();
+ROLLBACK TO made;
+SELECT * FROM pg_temp.servers();
+ROLLBACK;
+
+--
+-- Counting
+--
+CREATE ROLE regress_stat_a;
+CREATE ROLE regress_stat_b;
+CREATE ROLE regress_stat_monitor IN ROLE pg_monitor;
+CREATE SERVER anyapi FOREIGN DATA WRAPPER anyvod OPTIONS (base_url :'base_url', rate_limit '1000');
+CREATE SERVER regress_stat_other FOREIGN DATA WRAPPER anyvod OPTIONS (base_url :'base_url', rate_limit '1000');
+CREATE USER MAPPING FOR PUBLIC SERVER anyapi OPTIONS (api_key 'sk-of-public');
+CREATE USER MAPPING FOR regress_stat_a SERVER anyapi OPTIONS (api_key 'sk-of-a');
+GRANT USAGE ON FOREIGN SERVER anyapi TO regress_stat_a, regress_stat_b;
+GRANT USAGE ON FOREIGN SERVER regress_stat_other TO regress_stat_a;
+
+-- look again until a condition holds
+CREATE PROCEDURE pg_temp.wait_for(condition text)
+LANGUAGE plpgsql AS $$
+DECLARE
+	deadline timestamptz := clock_timestamp() + '60 s';
+	holds boolean;
+BEGIN
+	LOOP
+		EXECUTE 'SELECT ' || condition INTO holds;
+		EXIT WHEN holds;
+		IF clock_timestamp() > deadline THEN
+			RAISE EXCEPTION 'waited in vain for %', condition;
+		END IF;
+		COMMIT;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+
+-- what other tests have left
+INSERT INTO anyvod_tasks (task_id) VALUES ('image-statid-first');
+CALL pg_temp.wait_for($$count(*) = 1 FROM anyvod_tasks WHERE state = 'succeeded' AND task_id = 'image-statid-first'$$);
+CALL pg_temp.wait_for($$pending + in_flight = 0 FROM anyvod_stat_worker WHERE datname = current_database()$$);
+SELECT anyvod_stat_reset();
+SELECT polls, running, succeeded, failed, changes_written, unchanged, restarts,
+	request_p50_ms, detection_p50_ms, last_error, stats_reset <= now() AS reset
+FROM anyvod_stat_worker WHERE datname = current_database();
+
+INSERT INTO anyvod_tasks (task_id) SELECT 'image-statid-' || n FROM generate_series(1, 18) n;
+INSERT INTO anyvod_tasks (task_id) VALUES ('fail-statid'), ('unknown-statid-x1'), ('image-statid-http503-x1'), ('image-statid-notjson-x1');
+INSERT INTO anyvod_tasks (task_id, owner) VALUES ('image-statid-a1', 'regress_stat_a'), ('image-statid-a2', 'regress_stat_a');
+INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-statid-other', 'regress_stat_other');
+-- an answer that is not there yet
+INSERT INTO anyvod_tasks (task_id, server) VALUES ('t3600000-statid-running', 'regress_stat_other');
+CALL pg_temp.wait_for($$count(*) = 0 FROM anyvod_tasks WHERE state = 'pending' AND task_id !~ 'running|unknown'$$);
+CALL pg_temp.wait_for($$state = 'serving' AND succeeded >= 23 AND running >= 1 AND pending = 2 FROM anyvod_stat_worker WHERE datname = current_database()$$);
+SELECT succeeded - 23 AS succeeded, failed, unknown_task, transient, unreadable, auth, rejected, no_output,
+	last_error IN ('transient', 'unreadable') AS error, last_error_at > stats_reset AS error_since,
+	pid = (SELECT pid FROM pg_stat_activity WHERE backend_type = 'anyvod worker' AND datname = current_database()) AS pid,
+	started_at <= clock_timestamp() AS started,
+	request_p50_ms > 0 AND request_p50_ms <= request_p95_ms AND request_p95_ms <= request_p99_ms AS percentiles,
+	restarts
+FROM anyvod_stat_worker WHERE datname = current_database();
+-- nothing is lost, and nothing counted twice
+CALL pg_temp.wait_for($$polls - in_flight = running + succeeded + failed + no_output + auth + rate_limited + unknown_task
+	+ transient + rejected + unreadable + no_answer
+	FROM anyvod_stat_worker WHERE datname = current_database()$$);
+CALL pg_temp.wait_for($$(w.polls, w.succeeded, w.running) = (sum(s.requests), sum(s.succeeded), sum(s.running))
+	FROM anyvod_stat_worker w, anyvod_stat_server s WHERE w.datname = current_database()
+	GROUP BY w.polls, w.succeeded, w.running$$);
+SELECT server, mapped_role, state, paused_until, paused_why, succeeded,
+	last_trouble IN ('transient', 'unreadable') AS trouble, last_trouble_detail ~ '^HTTP (503|200)$' AS detail
+FROM anyvod_stat_server WHERE succeeded > 0 ORDER BY 1, 2;
+
+--
+-- Who sees what
+--
+SET ROLE regress_stat_a;
+SELECT DISTINCT server, mapped_role FROM anyvod_stat_server ORDER BY 1, 2;
+SELECT datname = current_database() FROM anyvod_stat_worker;
+SELECT anyvod_stat_reset();
+SET ROLE regress_stat_b;
+SELECT DISTINCT server, mapped_role FROM anyvod_stat_server ORDER BY 1, 2;
+SELECT count(*) FROM anyvod_stat_get_servers();
+SELECT datname = current_database() FROM anyvod_stat_worker;
+SET ROLE regress_stat_monitor;
+SELECT DISTINCT server, mapped_role FROM anyvod_stat_server ORDER BY 1, 2;
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION anyvod_stat_reset() TO regress_stat_monitor;
+SET ROLE regress_stat_monitor;
+SELECT anyvod_stat_reset();
+RESET ROLE;
+-- neither a task nor a URL nor a key
+SELECT count(*) FROM anyvod_stat_server s WHERE s::text ~ 'statid|http:|sk-';
+SELECT count(*) FROM anyvod_stat_worker w WHERE w::text ~ 'statid|http:|sk-';
+
+--
+-- Pauses: one server wants fewer questions, another refuses a key
+--
+DELETE FROM anyvod_tasks;
+INSERT INTO anyvod_tasks (task_id) VALUES ('image-statid-http429-ra60-x1');
+CALL pg_temp.wait_for($$bool_and(state = 'paused') FROM anyvod_stat_server WHERE server = 'anyapi'$$);
+SELECT DISTINCT state, paused_why, paused_until BETWEEN clock_timestamp() + '40 s' AND clock_timestamp() + '61 s' AS until
+FROM anyvod_stat_server WHERE server = 'anyapi';
+SELECT mapped_role, rate_limited, last_trouble, last_trouble_detail
+FROM anyvod_stat_server WHERE server = 'anyapi' AND rate_limited > 0;
+INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-statid-http401', 'regress_stat_other');
+CALL pg_temp.wait_for($$state = 'paused' FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
+SELECT mapped_role, state, paused_why, auth, last_trouble, last_trouble_detail
+FROM anyvod_stat_server WHERE server = 'regress_stat_other';
+SELECT last_error FROM anyvod_stat_worker WHERE datname = current_database();
+-- what waits is due, and late after a second, whether the worker wakes or not
+CALL pg_temp.wait_for($$late BETWEEN 1 AND due FROM anyvod_stat_worker WHERE datname = current_database()$$);
+-- a change ends the pauses
+ALTER SERVER anyapi OPTIONS (ADD timeout '10s');
+CALL pg_temp.wait_for($$bool_and(state = 'working' AND paused_until IS NULL AND paused_why IS NULL) FROM anyvod_stat_server WHERE server = 'anyapi'$$);
+CALL pg_temp.wait_for($$auth = 2 FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
+
+-- a row's own trouble is an SQLSTATE
+INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-statid-nowhere', 'regress_stat_nowhere');
+INSERT INTO anyvod_tasks (task_id, owner) VALUES ('image-statid-nobody', 'regress_stat_nobody');
+CALL pg_temp.wait_for($$last_error = '42704' FROM anyvod_stat_worker WHERE datname = current_database()$$);
+
+-- a mapping or server that is gone is not shown
+DELETE FROM anyvod_tasks;
+DROP USER MAPPING FOR regress_stat_a SERVER anyapi;
+DROP SERVER regress_stat_other;
+SELECT server, mapped_role FROM anyvod_stat_server ORDER BY 1, 2;
+
+DROP SERVER anyapi CASCADE;
+DROP OWNED BY regress_stat_monitor;
+DROP ROLE regress_stat_a, regress_stat_b, regress_stat_monitor;

@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * stat.h
+ *		Counting what the workers do, and showing it in views.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_STAT_H
+#define ANYVOD_STAT_H
+
+#include "answer.h"
+#include "http.h"
+#include "schedule.h"
+
+/* For the library's load, in the postmaster. */
+extern void stat_init(void);
+
+/* For the launcher. */
+extern void stat_note_restart(Oid database);
+extern void stat_forget(Oid database);
+
+/*
+ * For the worker.  An account is a server and the user mapping with whose key
+ * it is asked, InvalidOid for none.  "until" is microseconds of http_clock().
+ */
+extern void stat_attach(void);
+extern void stat_note_request(Oid serverid, Oid umid);
+extern void stat_note_answer(Oid serverid, Oid umid, AnswerVerdict verdict,
+							 const HttpRequest *request);
+extern void stat_note_no_answer(Oid serverid, Oid umid,
+								const HttpRequest *request);
+extern void stat_note_unchanged(void);
+extern void stat_note_written(const Answer *answer, bool watched);
+extern void stat_note_error(const char *sqlstate);
+extern void stat_note_pause(Oid serverid, int64 until, ScheduleRetry why);
+extern void stat_note_refused_key(Oid serverid, Oid umid, int64 until);
+extern void stat_forget_pauses(void);
+extern void stat_before_wait(long timeout);
+
+#endif							/* ANYVOD_STAT_H */
