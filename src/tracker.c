@@ -155,6 +155,48 @@ static const struct
 
 
 /*
+ * Pin this process's settings that must not depend on what a role or database
+ * has set.
+ */
+void
+tracker_pin_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	} pinned[] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"row_security", "off"},
+		{"synchronous_commit", "local"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"transaction_timeout", "0"},	/* from 17 on */
+		{"lock_timeout", "1s"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"session_replication_role", "origin"},
+		{"exit_on_error", "off"},
+		/* Always through the keys, whatever the table's statistics say. */
+		{"enable_seqscan", "off"},
+		{"enable_hashjoin", "off"},
+		{"enable_mergejoin", "off"},
+		{"plan_cache_mode", "force_generic_plan"},
+		{"max_parallel_workers_per_gather", "0"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+	{
+		if (GetConfigOption(pinned[i].name, true, false) != NULL)
+			SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
+							PGC_S_OVERRIDE);
+	}
+}
+
+
+/*
  * Transactions
  */
 

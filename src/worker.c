@@ -1116,44 +1116,6 @@ worker_reload(void)
 	}
 }
 
-/* Settings that must not depend on what a role or database has set. */
-static void
-worker_pin_settings(void)
-{
-	static const struct
-	{
-		const char *name;
-		const char *value;
-	} pinned[] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"row_security", "off"},
-		{"synchronous_commit", "local"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		{"transaction_timeout", "0"},	/* from 17 on */
-		{"lock_timeout", "1s"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"session_replication_role", "origin"},
-		{"exit_on_error", "off"},
-		/* Always through the keys, whatever the table's statistics say. */
-		{"enable_seqscan", "off"},
-		{"enable_hashjoin", "off"},
-		{"enable_mergejoin", "off"},
-		{"plan_cache_mode", "force_generic_plan"},
-		{"max_parallel_workers_per_gather", "0"},
-		{"jit", "off"},
-	};
-
-	for (int i = 0; i < (int) lengthof(pinned); i++)
-	{
-		if (GetConfigOption(pinned[i].name, true, false) != NULL)
-			SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
-							PGC_S_OVERRIDE);
-	}
-}
-
 /* Make what the loop works with. */
 static void
 worker_init(void)
@@ -1237,7 +1199,7 @@ worker_main(Datum database)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database),
 											  InvalidOid, 0);
 	launcher_attach();
-	worker_pin_settings();
+	tracker_pin_settings();
 	worker_init();
 	MemoryContextSwitchTo(worker.round);
 	pgstat_report_activity(STATE_IDLE, NULL);
