@@ -146,6 +146,21 @@ foreach my $who ([ 'monitor', 'other,postgres' ], [ 'app', 'postgres' ])
 	close_session($session);
 }
 
+# A server that rests: its worker sleeps for a minute, and yet the view says
+# that what is due becomes late.
+track('image-http429-ra60-rest');
+ok( poll_until(
+		$node,
+		"SELECT due = 1 AND late = 1 FROM anyvod_stat_worker"
+		  . " WHERE datname = 'postgres'",
+		't', 30),
+	'a task is late while its worker sleeps');
+is(sql('SELECT state, paused_why, rate_limited FROM anyvod_stat_server'),
+	'paused|rate_limited|1', 'since the server is paused');
+sql("DELETE FROM anyvod_tasks WHERE task_id LIKE '%rest';"
+	  . " ALTER SERVER anyapi OPTIONS (ADD timeout '20s')");
+ok(worker_says("state = 'ended' OR pending = 0"), 'a change ends that');
+
 # A worker that is ended by force
 track('image-t600000-long');
 ok(worker_says('running > 0 AND pending = 1'), 'a task runs');
