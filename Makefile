@@ -11,6 +11,7 @@ OBJS = \
 	$(WIN32RES) \
 	src/answer.o \
 	src/anyvod.o \
+	src/ask.o \
 	src/http.o \
 	src/launcher.o \
 	src/neighbour.o \

@@ -13,16 +13,24 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_enum.h"
+#include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "result.h"
 
 /* Bytes that are converted at once. */
 #define RESULT_CHUNK 65536
+
+/* Columns of anyvod_result, as the SQL script has them. */
+#define RESULT_COLUMNS 7
 
 /* Does the database take UTF-8 as it is? */
 static bool
@@ -118,21 +126,24 @@ result_to_utf8(const char *text, size_t len, size_t *utf8_len)
 }
 
 /*
- * The whole answer as jsonb.  Raises 54000 for what jsonb cannot hold, a
- * number of 200,000 digits for one.
+ * The whole answer as jsonb; false if jsonb cannot hold it, a number of
+ * 200,000 digits for one, and then why.
+ *
+ * The error is caught without a subtransaction, which a parallel query would
+ * not allow: reading jsonb takes memory and nothing else.
  */
-Datum
-result_jsonb(const Answer *answer)
+bool
+result_try_jsonb(const Answer *answer, Datum *result, char **why)
 {
 	MemoryContext context = CurrentMemoryContext;
+	volatile bool ok = true;
 	char	   *json;
-	Datum		result = (Datum) 0;
 
 	Assert(answer->json != NULL);
 	json = result_cstring(answer->json, answer->json_len);
 	PG_TRY();
 	{
-		result = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+		*result = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
 	}
 	PG_CATCH();
 	{
@@ -147,12 +158,25 @@ result_jsonb(const Answer *answer)
 			class != ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED))
 			PG_RE_THROW();
 		FlushErrorState();
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the answer holds what jsonb cannot hold"),
-				 errdetail("%s", error->message)));
+		*why = error->message;
+		ok = false;
 	}
 	PG_END_TRY();
+	return ok;
+}
+
+/* The same, raising 54000 for what jsonb cannot hold. */
+Datum
+result_jsonb(const Answer *answer)
+{
+	Datum		result = (Datum) 0;
+	char	   *why;
+
+	if (!result_try_jsonb(answer, &result, &why))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg(RESULT_NOT_JSONB),
+				 errdetail("%s", why)));
 	return result;
 }
 
@@ -172,4 +196,90 @@ result_state(const Answer *answer)
 		default:
 			return NULL;
 	}
+}
+
+
+/*
+ * Composite results
+ */
+
+/*
+ * The value of an enum by its label.  Raises an error if the type lacks it,
+ * as when the library is newer than the extension's script.
+ */
+static Datum
+result_enum(Oid type, const char *label)
+{
+	HeapTuple	tuple;
+	Oid			value;
+
+	tuple = SearchSysCache2(ENUMTYPOIDNAME, ObjectIdGetDatum(type),
+							CStringGetDatum(label));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("type %s has no value \"%s\"",
+						format_type_be(type), label),
+				 errhint("Run \"ALTER EXTENSION anyvod UPDATE\".")));
+	value = ((Form_pg_enum) GETSTRUCT(tuple))->oid;
+	ReleaseSysCache(tuple);
+	return ObjectIdGetDatum(value);
+}
+
+/*
+ * Has a function's result as many columns as the library gives?  Raises an
+ * error if not, as when the library is newer than the extension's script.
+ */
+void
+result_check_columns(TupleDesc desc, int columns)
+{
+	if (desc == NULL || desc->natts != columns)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the function's result is not the one this library gives"),
+				 errhint("Run \"ALTER EXTENSION anyvod UPDATE\".")));
+}
+
+/* The row type of a function's result, looked up once a call site. */
+static TupleDesc
+result_row_type(FunctionCallInfo fcinfo, int columns)
+{
+	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+	MemoryContext old;
+
+	if (desc != NULL)
+		return desc;
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		desc = NULL;
+	result_check_columns(desc, columns);
+	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	desc = BlessTupleDesc(CreateTupleDescCopy(desc));
+	MemoryContextSwitchTo(old);
+	fcinfo->flinfo->fn_extra = desc;
+	return desc;
+}
+
+/*
+ * An answer as a row of anyvod_result, for the function that is called.
+ */
+Datum
+result_row(FunctionCallInfo fcinfo, const Answer *answer)
+{
+	TupleDesc	desc = result_row_type(fcinfo, RESULT_COLUMNS);
+	const char *state = result_state(answer);
+	Datum		values[RESULT_COLUMNS] = {0};
+	bool		nulls[RESULT_COLUMNS] = {0};
+
+	values[0] = result_text(answer->status, &nulls[0]);
+	nulls[1] = answer->progress < 0;
+	values[1] = Int32GetDatum(answer->progress);
+	values[2] = result_text(answer->file_url, &nulls[2]);
+	nulls[3] = !answer->has_expire_time;
+	values[3] = TimestampTzGetDatum(answer->expire_time);
+	nulls[4] = state == NULL;
+	if (state != NULL)
+		values[4] = result_enum(TupleDescAttr(desc, 4)->atttypid, state);
+	values[5] = result_text(answer->error_code, &nulls[5]);
+	values[6] = result_text(answer->error_message, &nulls[6]);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
