@@ -14,6 +14,7 @@ OBJS = \
 	src/ask.o \
 	src/http.o \
 	src/launcher.o \
+	src/many.o \
 	src/neighbour.o \
 	src/poller.o \
 	src/query.o \
@@ -37,7 +38,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
 # The order matters: each file makes what it needs, and no more.
-REGRESS = upstream query parse tasks stat
+REGRESS = upstream query many parse tasks stat
 # They want the simulator beside the server: see "make test".
 NO_INSTALLCHECK = 1
 EXTRA_CLEAN = build

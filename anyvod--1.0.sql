@@ -63,6 +63,19 @@ AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.anyvod_status(text, name) IS
     'asks the gateway about a task and returns what matters of its answer';
 
+CREATE FUNCTION @extschema@.anyvod_query_many(task_ids text[],
+                                              server name DEFAULT 'anyapi',
+                                              OUT task_id text,
+                                              OUT response jsonb,
+                                              OUT error_code text,
+                                              OUT error_message text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000 ROWS 100
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_query_many(text[], name) IS
+    'asks the gateway about many tasks at once and returns the answers as they arrive';
+
 --
 -- Reading answers that are at hand
 --
