@@ -24,6 +24,7 @@ OBJS = \
 	src/stat.o \
 	src/tracker.o \
 	src/upstream.o \
+	src/wait.o \
 	src/worker.o
 PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"
 
@@ -38,7 +39,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
 # The order matters: each file makes what it needs, and no more.
-REGRESS = upstream query many parse tasks stat
+REGRESS = upstream query many parse tasks wait stat
 # They want the simulator beside the server: see "make test".
 NO_INSTALLCHECK = 1
 EXTRA_CLEAN = build

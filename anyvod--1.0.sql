@@ -329,3 +329,24 @@ REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_stat_reset() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.anyvod_stat_reset() IS
     'sets the figures of this database to zero';
+
+--
+-- Waiting
+--
+
+CREATE FUNCTION @extschema@.anyvod_wait(task_id text,
+                                        timeout interval DEFAULT '10 minutes',
+                                        server name DEFAULT 'anyapi')
+RETURNS @extschema@.anyvod_result
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_wait(text, interval, name) IS
+    'waits until a task has ended and returns what became of it';
+
+CREATE PROCEDURE @extschema@.anyvod_wait_all(task_ids text[], timeout interval)
+LANGUAGE C
+AS 'MODULE_PATHNAME';
+
+COMMENT ON PROCEDURE @extschema@.anyvod_wait_all(text[], interval) IS
+    'waits until the rows of tracked tasks have left pending';

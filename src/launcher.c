@@ -38,6 +38,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -91,8 +92,17 @@ typedef struct LauncherPlace
 	bool		failing;		/* workers fail, the next is yet to start */
 } LauncherPlace;
 
+/*
+ * Sessions wait for the settling of rows on one of so many condition
+ * variables, by their database.  They are apart from the places, since those
+ * come and go while sessions wait; two databases that share one wake each
+ * other's sessions in vain, no more.
+ */
+#define LAUNCHER_CONDITIONS 64
+
 typedef struct LauncherShared
 {
+	ConditionVariable settled[LAUNCHER_CONDITIONS];
 	pid_t		launcher;		/* 0 while it is not running */
 	bool		crowded;		/* work was announced that found no place */
 	int			nplaces;
@@ -167,6 +177,8 @@ launcher_shmem_startup(void)
 	{
 		memset(shared, 0, launcher_shared_size());
 		shared->nplaces = anyvod_max_databases;
+		for (int i = 0; i < LAUNCHER_CONDITIONS; i++)
+			ConditionVariableInit(&shared->settled[i]);
 	}
 	LWLockRelease(AddinShmemInitLock);
 	shared_lock = &GetNamedLWLockTranche("anyvod")->lock;
@@ -220,6 +232,43 @@ launcher_present(void)
 	return shared != NULL;
 }
 
+/* What sessions of a database that wait for its rows sleep on. */
+static ConditionVariable *
+launcher_condition(Oid database)
+{
+	return &shared->settled[database % LAUNCHER_CONDITIONS];
+}
+
+/*
+ * Sleep until rows of this database may have been settled, at most so many
+ * milliseconds.  May return early, and does so the first time: the caller
+ * looks again each time, and calls launcher_end_sleep() at last.
+ */
+void
+launcher_sleep(long timeout)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = compat_wait_event("AnyvodTask");
+	(void) ConditionVariableTimedSleep(launcher_condition(MyDatabaseId),
+									   timeout, wait_event);
+}
+
+/* No more of launcher_sleep(). */
+void
+launcher_end_sleep(void)
+{
+	(void) ConditionVariableCancelSleep();
+}
+
+/* Rows of this database have been settled, and that has been committed. */
+void
+launcher_tell_sleepers(void)
+{
+	ConditionVariableBroadcast(launcher_condition(MyDatabaseId));
+}
+
 /*
  * Announce that a database has work, or that its servers or mappings have
  * changed; the latter matters only where there is a worker.  Must not throw.
@@ -245,6 +294,9 @@ launcher_announce(Oid database, bool work, bool change)
 		pid = shared->launcher;
 	LWLockRelease(shared_lock);
 	launcher_set_latch(pid);
+	/* Somebody may have settled rows by hand, or set them to pending. */
+	if (work)
+		ConditionVariableBroadcast(launcher_condition(database));
 }
 
 /* The command that wanted a database for itself has ended. */

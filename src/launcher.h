@@ -37,11 +37,14 @@ extern bool launcher_present(void);
 extern void launcher_note_work(void);
 extern void launcher_ban(Oid database);
 extern int	launcher_view(LauncherView *views);
+extern void launcher_sleep(long timeout);
+extern void launcher_end_sleep(void);
 
 /* For the worker. */
 extern void launcher_attach(void);
 extern void launcher_serve(void);
 extern LauncherNews launcher_news(void);
+extern void launcher_tell_sleepers(void);
 extern bool launcher_leave(uint32 wakes);
 extern void launcher_step_aside(void);
 

@@ -224,8 +224,8 @@ tracker_extension_schema(Oid extension)
 	return schema;
 }
 
-/* Find the extension's table and its schema; false if there is none. */
-static bool
+/* Find the extension's table and its schema, quoted; false if there is none. */
+bool
 tracker_find_table(Oid *table, char **schema)
 {
 	Oid			extension = get_extension_oid("anyvod", true);

@@ -74,6 +74,7 @@ typedef void (*TrackerListedVisit)(const TrackerListed *row, void *arg);
 typedef void (*TrackerRowVisit)(const TrackerRow *row, void *arg);
 
 extern void tracker_pin_settings(void);
+extern bool tracker_find_table(Oid *table, char **schema);
 extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
 								   void *arg);
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,

@@ -993,6 +993,7 @@ worker_write(void)
 	worker.write_at = 0;
 	if (outcome == TRACKER_DONE)
 	{
+		launcher_tell_sleepers();
 		worker_settle_changes(n);
 		worker_put_together(n);
 	}
