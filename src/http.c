@@ -32,6 +32,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
@@ -109,6 +110,8 @@ typedef struct HttpSocket
 	uint8		wanted;			/* POLLER_IN | POLLER_OUT, 0: nothing */
 	uint8		polled;			/* the same, as registered with the poller */
 	bool		ours;			/* opened by our callback */
+	HttpRequest *opener;		/* for whom; it may be gone, compare only */
+	ino_t		inode;			/* tells whether it is still that socket */
 } HttpSocket;
 
 /* The loop of this process. */
@@ -168,12 +171,35 @@ http_socket_room(int fd)
 	return true;
 }
 
+/*
+ * libcurl closes a socket that it has not finished connecting (refused, timed
+ * out, broken off) without calling http_on_close(); 7.88 does.  Give back
+ * what such sockets of a request have taken of PostgreSQL's count.
+ */
+static void
+http_count_closed(const HttpRequest *request)
+{
+	struct stat found;
+
+	for (int fd = 0; fd < http.nsockets; fd++)
+	{
+		HttpSocket *socket = &http.sockets[fd];
+
+		if (!socket->ours || socket->opener != request ||
+			(fstat(fd, &found) == 0 && found.st_ino == socket->inode))
+			continue;
+		memset(socket, 0, sizeof(HttpSocket));
+		ReleaseExternalFD();
+	}
+}
+
 /* libcurl wants a socket: one that PostgreSQL knows of, closed at exec. */
 static curl_socket_t
 http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
 	HttpRequest *request = arg;
 	int			type = address->socktype;
+	struct stat made;
 	int			fd;
 
 	if (!AcquireExternalFD())
@@ -200,9 +226,13 @@ http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 #ifndef SOCK_CLOEXEC
 	(void) fcntl(fd, F_SETFD, FD_CLOEXEC);
 #endif
-	http.sockets[fd].wanted = 0;
-	http.sockets[fd].polled = 0;
+	if (http.sockets[fd].ours)
+		ReleaseExternalFD();	/* of a socket closed without a word */
+	memset(&http.sockets[fd], 0, sizeof(HttpSocket));
 	http.sockets[fd].ours = true;
+	http.sockets[fd].opener = request;
+	if (fstat(fd, &made) == 0)
+		http.sockets[fd].inode = made.st_ino;
 	return fd;
 }
 
@@ -813,6 +843,8 @@ http_drop_handle(HttpRequest *request, bool reusable)
 	request->easy = NULL;
 	request->batch->n_in_flight--;
 	(void) curl_multi_remove_handle(http.multi, easy);
+	if (!reusable || request->outcome != HTTP_ANSWERED)
+		http_count_closed(request);
 	if (reusable && target->nidle < HTTP_MAX_IDLE_HANDLES)
 	{
 		(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
