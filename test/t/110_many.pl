@@ -1,0 +1,187 @@
+# anyvod_query_many: as fast as max_concurrency allows, no more questions and
+# no more memory than the rows that are taken need, and gone when it is ended.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use Test::More;
+
+my $simulator = start_simulator(keys => ['sk-many']);
+my $node = anyvod_node(
+	'many',
+	simulator => $simulator,
+	api_key => 'sk-many',
+	options => "max_concurrency '100'");
+my $session = open_session($node);
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+
+# Longest that a cancelled statement takes to end on a busy machine, in
+# milliseconds (a quiet one takes 5).
+my $prompt = 1000;
+
+$node->safe_psql('postgres', <<"END");
+CREATE SERVER eight FOREIGN DATA WRAPPER anyvod
+	OPTIONS (base_url '@{[$simulator->url]}', max_concurrency '8');
+CREATE USER MAPPING FOR PUBLIC SERVER eight OPTIONS (api_key 'sk-many');
+CREATE SERVER nobody FOREIGN DATA WRAPPER anyvod
+	OPTIONS (base_url 'http://127.0.0.1:1');
+END
+
+# The array of $count ids that begin with $words.
+sub ids
+{
+	my ($words, $count) = @_;
+
+	return "ARRAY(SELECT '$words-' || n FROM generate_series(1, $count) AS n)";
+}
+
+# A line of /proc/PID/status, in kB.
+sub memory
+{
+	my ($what) = @_;
+	my ($kb) =
+	  PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status") =~
+	  /^$what:\s+(\d+) kB/m;
+
+	return $kb;
+}
+
+# How many descriptors the backend has open.
+sub descriptors
+{
+	return scalar(my @fds = glob "/proc/$pid/fd/*");
+}
+
+# 1,000 answers of 100 ms, 100 at a time: ideally 1.0 s.  The first call opens
+# the connections.
+my $ideal = 1000;
+$session->query_safe('SELECT count(*) FROM anyvod_query_many('
+	  . ids('delay100-first', 100) . ')');
+my ($state, $output, undef, $took) = run_query($session,
+	'SELECT count(*), count(response) FROM anyvod_query_many('
+	  . ids('delay100', 1000) . ')');
+is("$state $output", '00000 1000|1000', '1,000 questions, 1,000 answers');
+measured('1,000 answers of 100 ms, 100 at a time, take %.2f times the ideal',
+	$took / $ideal);
+cmp_ok($took, '<', 3 * $ideal, 'which take little longer than they must');
+my $stats = $simulator->stats;
+is($stats->{max_in_flight}, 100, 'max_concurrency is used, and kept');
+is($stats->{connections}, 100, 'and connections are kept');
+
+# No more questions than rows and max_concurrency.
+$simulator->reset;
+($state, $output) = run_query($session,
+	    'SELECT count((m).response) FROM (SELECT (m).* FROM'
+	  . ' (SELECT anyvod_query_many('
+	  . ids('image', 100_000)
+	  . ') AS m) AS rows LIMIT 10) AS m');
+is("$state $output", '00000 10', 'LIMIT 10 over 100,000 ids gives 10 rows');
+my $asked = $simulator->stats->{requests};
+measured('LIMIT 10 over 100,000 ids asks %d questions', $asked);
+cmp_ok($asked, '<=', 10 + 100, 'and asks at most 10 + max_concurrency');
+cmp_ok($asked, '>=', 10, 'and no fewer than it needs');
+
+# Memory: 150 answers of 2 MB, 8 at a time, are 300 MB in all.
+my $before = memory('VmHWM');
+($state, $output) = run_query($session,
+	    'SELECT count(*), min(length(m::text)) > 2000000 FROM'
+	  . ' (SELECT anyvod_query_many('
+	  . ids('huge2000000', 150)
+	  . ", 'eight') AS m) AS rows");
+is("$state $output", '00000 150|t', '150 answers of 2 MB are read');
+my $grown = (memory('VmHWM') - $before) / 1024;
+measured('and take %.0f MB of memory at most', $grown);
+cmp_ok($grown, '<', 150, 'few of them are in memory at a time');
+
+# Whatever ends it takes everything along.
+sub begin_slow
+{
+	my ($words, $server) = @_;
+
+	begin_query($session,
+		    'SELECT count(*) FROM anyvod_query_many('
+		  . ids($words, 50)
+		  . ", '$server')");
+	return wait_until(sub { $simulator->stats->{in_flight} == 8 });
+}
+foreach my $words ('delay20000', 'dribble20000')
+{
+	ok(begin_slow("$words-cancel", 'eight'), "$words: questions are on their way");
+
+	my $begin = clock_ms();
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	($state) = end_query($session);
+	$took = clock_ms() - $begin;
+	is($state, '57014', 'pg_cancel_backend ends them');
+	measured('after %.0f ms, a new psql included', $took);
+	cmp_ok($took, '<', $prompt, 'in time');
+	ok(wait_until(sub { $simulator->stats->{in_flight} == 0 }),
+		'and the gateway sees them hang up');
+}
+$session->query_safe("SET statement_timeout = '200ms'");
+($state) = run_query($session,
+	'SELECT count(*) FROM anyvod_query_many(' . ids('delay20000', 50) . ')');
+is($state, '57014', 'statement_timeout ends it');
+$session->query_safe('RESET statement_timeout');
+
+# Many calls, whole, cut short and cancelled: nothing stays behind.  The
+# first rounds fill what is kept on purpose.
+sub rounds
+{
+	my ($count) = @_;
+
+	$session->query_safe(<<"END");
+DO \$\$
+BEGIN
+	FOR i IN 1 .. $count LOOP
+		PERFORM count(*) FROM anyvod_query_many(
+			@{[ids('image-whole', 20)]}, 'eight');
+		PERFORM anyvod_query_many(@{[ids('image-cut', 100)]}, 'eight') LIMIT 5;
+		BEGIN
+			PERFORM 1 / (length((m).task_id) - length((m).task_id))
+			FROM (SELECT anyvod_query_many(@{[ids('http500-error', 20)]},
+										   'eight') AS m) AS rows;
+		EXCEPTION WHEN division_by_zero THEN NULL;
+		END;
+	END LOOP;
+END \$\$
+END
+	return;
+}
+rounds(50);
+$simulator->reset;
+my ($memory, $descriptors) = (memory('VmRSS'), descriptors());
+rounds(600);
+$grown = memory('VmRSS') - $memory;
+measured('%d more questions grew the backend from %d by %d kB',
+	$simulator->stats->{requests},
+	$memory, $grown);
+cmp_ok($grown, '<', 2048, 'its memory does not grow');
+cmp_ok(descriptors(), '<=', $descriptors + 8, 'nor do its descriptors');
+
+is( $session->query_safe('SELECT count(DISTINCT task_id), count(error_code)'
+		  . ' FROM anyvod_query_many(' . ids('image-after', 20) . ", 'eight')"),
+	'20|0', 'and the next call works');
+
+# Connections that never came about cost no descriptor either.
+is( $session->query_safe(
+		"SELECT DISTINCT error_code FROM generate_series(1, 40) AS i,"
+		  . ' LATERAL anyvod_query_many('
+		  . "ARRAY(SELECT 'refused-' || n + i FROM generate_series(1, 20) AS n),"
+		  . " 'nobody')"),
+	'HV00N', '800 refused connections are refused connections');
+is( $session->query_safe('SELECT count(error_code) FROM anyvod_query_many('
+		  . ids('image-refused', 20) . ", 'eight')"),
+	'0', 'and the next call works');
+
+# pg_terminate_backend waits for the end itself, in milliseconds.
+ok(begin_slow('delay20000-terminate', 'eight'), 'questions are on their way');
+is($node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, $prompt)"),
+	't', 'pg_terminate_backend ends the session');
+close_session($session);
+ok(wait_until(sub { $simulator->stats->{in_flight} == 0 }),
+	'and its questions');
+is($simulator->stats->{unauthorized}, 0, 'every request carried the key');
+
+done_testing();
