@@ -672,6 +672,7 @@ http_allow_host_connections(void)
 	dlist_foreach(iter, &http.targets)
 	{
 		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
+		HttpTarget *other;
 		dlist_iter	earlier;
 		bool		counted = false;
 
@@ -679,10 +680,9 @@ http_allow_host_connections(void)
 		{
 			if (earlier.cur == iter.cur)
 				break;
-			counted |= dlist_container(HttpTarget, node,
-									   earlier.cur)
-						   ->serverid ==
-				target->serverid;
+			other = dlist_container(HttpTarget, node, earlier.cur);
+			if (other->serverid == target->serverid)
+				counted = true;
 		}
 		if (!counted)
 			sum += target->max_concurrency;
