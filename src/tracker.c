@@ -178,11 +178,17 @@ tracker_pin_settings(void)
 		{"idle_in_transaction_session_timeout", "0"},
 		{"session_replication_role", "origin"},
 		{"exit_on_error", "off"},
-		/* Always through the keys, whatever the table's statistics say. */
+		/*
+		 * Always through the keys, and planned for the table as it is: a
+		 * plan kept from when it was small would be kept for too long.
+		 */
 		{"enable_seqscan", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
-		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_nestloop", "on"},
+		{"enable_indexscan", "on"},
+		{"enable_bitmapscan", "on"},
+		{"plan_cache_mode", "force_custom_plan"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"jit", "off"},
 	};
@@ -525,7 +531,8 @@ tracker_confirm_body(void *arg)
 	/*
 	 * Rows of one server and owner come together.  The table's owner can have
 	 * altered it, so nothing is taken for granted: types are made ours, nulls
-	 * left out, and long texts cut, which no answer has.
+	 * left out, and long texts cut, which no answer has.  The state is
+	 * compared as text for the reason that tracker_write_sql() gives.
 	 */
 	plan = tracker_plan(PLAN_CONFIRM,
 						psprintf("SELECT t.task_id::pg_catalog.text,"
@@ -541,7 +548,7 @@ tracker_confirm_body(void *arg)
 								 " FROM pg_catalog.unnest($1) AS d (task_id)"
 								 " JOIN %s.anyvod_tasks AS t"
 								 " ON t.task_id = d.task_id"
-								 " WHERE t.state = 'pending'"
+								 " WHERE t.state::pg_catalog.text = 'pending'"
 								 " AND t.server IS NOT NULL"
 								 " AND t.owner IS NOT NULL"
 								 " ORDER BY 2, 3",
@@ -721,8 +728,9 @@ tracker_fill(TrackerValues *columns, const TrackerChange *changes, int n)
  * The text of PLAN_WRITE.
  *
  * "h" takes the rows that are still what was asked for, without waiting for
- * one that somebody holds, and goes through the primary key whatever the
- * planner believes of the table's size (see worker.c for its settings).
+ * one that somebody holds.  It must go through the primary key, whatever the
+ * planner believes of the table's size; the state is compared as text so that
+ * the index of pending rows, which statistics may call empty, is no way.
  */
 static char *
 tracker_write_sql(void)
@@ -743,7 +751,7 @@ tracker_write_sql(void)
 					 ") JOIN %1$s.anyvod_tasks AS t"
 					 " ON t.task_id = a.task_id"
 					 " WHERE t.server = a.server AND t.owner = a.owner"
-					 " AND t.state = 'pending'"
+					 " AND t.state::pg_catalog.text = 'pending'"
 					 " FOR NO KEY UPDATE OF t SKIP LOCKED)"
 					 " UPDATE %1$s.anyvod_tasks AS t SET"
 					 " state = h.state::%1$s.anyvod_state,"

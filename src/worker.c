@@ -67,6 +67,9 @@
 #define WORKER_WRITE_LIMIT 5000
 #define WORKER_LEAST_WRITE_LIMIT 200
 
+/* What a single row is given, so that a slow trigger can be an honest one. */
+#define WORKER_ROW_WRITE_LIMIT 2000
+
 /*
  * While so many changes wait to be written, because somebody has locked the
  * table, nothing new is asked.
@@ -300,6 +303,7 @@ typedef struct WorkerAccount
 {
 	NameData	server;
 	NameData	owner;
+	bool		known;			/* it has been looked up */
 	const Upstream *upstream;	/* NULL: not to be had */
 	char		error_code[6];	/* then why, an SQLSTATE */
 	char	   *error_message;
@@ -312,11 +316,13 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 
-	if (strcmp(NameStr(account->server), row->server) == 0 &&
+	if (account->known &&
+		strcmp(NameStr(account->server), row->server) == 0 &&
 		strcmp(NameStr(account->owner), row->owner) == 0)
 		return;
 	namestrcpy(&account->server, row->server);
 	namestrcpy(&account->owner, row->owner);
+	account->known = true;
 	account->upstream = NULL;
 
 	BeginInternalSubTransaction(NULL);
@@ -706,8 +712,12 @@ worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 
 	task->held = true;
 	worker_count(&task->failures);
-	queue_note_failure(task->server, why, ask->request->retry_after,
-					   ask->request->started, now, worker_random());
+	/* What is said under 200 is about the task; the server does answer. */
+	if (why == SCHEDULE_TRANSIENT && ask->request->status == 200)
+		queue_note_success(task->server, ask->request->started);
+	else
+		queue_note_failure(task->server, why, ask->request->retry_after,
+						   ask->request->started, now, worker_random());
 	ask->due = now;				/* after the server's pause, if limited */
 	if (why != SCHEDULE_RATE_LIMITED)
 		ask->due += worker_retry(why, task->failures);
@@ -983,12 +993,15 @@ worker_write(void)
 	int64		now = http_clock();
 	int64		wait;
 	int			n = Min(worker.nchanges, worker.write_size);
+	int			limit;
 	TrackerOutcome outcome;
 
 	if (n == 0 || now < worker.write_at)
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
-	outcome = tracker_write(worker.changes, n, worker.write_limit);
+	limit = n > 1 ? worker.write_limit :
+					Max(worker.write_limit, WORKER_ROW_WRITE_LIMIT);
+	outcome = tracker_write(worker.changes, n, limit);
 	wait = worker_note_outcome(outcome);
 	worker.write_at = 0;
 	if (outcome == TRACKER_DONE)
