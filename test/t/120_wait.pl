@@ -36,7 +36,8 @@ $node->safe_psql('postgres',
 	"INSERT INTO anyvod_tasks (task_id) VALUES ('$task')");
 begin_query($_, "SELECT state, clock_timestamp() FROM anyvod_wait('$task')")
   foreach @sessions;
-is(waiting('anyvod_wait'), $waiters, "$waiters sessions wait for one task");
+ok(wait_until(sub { waiting('anyvod_wait') == $waiters }),
+	"$waiters sessions wait for one task");
 my @results = map { [ end_query($_) ] } @sessions;
 is_deeply(
 	[ grep { $_->[0] ne '00000' || $_->[1] !~ /^succeeded\|/ } @results ],
