@@ -25,7 +25,8 @@ OBJS = \
 	src/tracker.o \
 	src/upstream.o \
 	src/wait.o \
-	src/worker.o
+	src/worker.o \
+	src/writer.o
 PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"
 
 EXTENSION = anyvod

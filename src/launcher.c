@@ -135,6 +135,9 @@ static Oid	banned = InvalidOid;	/* database that it wants without worker */
 /* This worker: its place. */
 static LauncherPlace *my_place = NULL;
 
+/* Has a worker's own writing made work? */
+static bool own_work = false;
+
 /* The launcher: by place; and databases that are still to be visited. */
 static LauncherStart *starts = NULL;
 static List *to_visit = NIL;
@@ -380,13 +383,19 @@ launcher_watch_xacts(void)
 
 /*
  * Note that this transaction makes work: its commit will announce it, once.
- * The worker's own writes are none.
+ * In a worker, what users have added to the table has made it; the loop
+ * sees to that itself.
  */
 void
 launcher_note_work(void)
 {
-	if (shared == NULL || my_place != NULL)
+	if (shared == NULL)
 		return;
+	if (my_place != NULL)
+	{
+		own_work = true;
+		return;
+	}
 	launcher_watch_xacts();
 	work_noted = true;
 }
@@ -598,6 +607,13 @@ launcher_attach(void)
 	before_shmem_exit(launcher_detach, (Datum) 0);
 }
 
+/* Is this process a worker with a place? */
+bool
+launcher_is_worker(void)
+{
+	return my_place != NULL;
+}
+
 /* This worker has looked and stays: its visit is over. */
 void
 launcher_serve(void)
@@ -624,6 +640,8 @@ launcher_news(void)
 	news.changes = my_place->changes;
 	news.banned = my_place->banned_by != 0;
 	LWLockRelease(shared_lock);
+	news.own_work = own_work;
+	own_work = false;
 	return news;
 }
 

@@ -16,6 +16,7 @@ typedef struct LauncherNews
 	uint32		wakes;			/* how often work was announced */
 	uint32		changes;		/* how often servers or mappings changed */
 	bool		banned;			/* a command wants the database for itself */
+	bool		own_work;		/* writing has made work since the last time */
 } LauncherNews;
 
 /* A database that has, or may have, work, for who looks from outside. */
@@ -42,6 +43,7 @@ extern void launcher_end_sleep(void);
 
 /* For the worker. */
 extern void launcher_attach(void);
+extern bool launcher_is_worker(void);
 extern void launcher_serve(void);
 extern LauncherNews launcher_news(void);
 extern void launcher_tell_sleepers(void);

@@ -211,7 +211,7 @@ void
 queue_note_change(QueueTask *task, int64 now)
 {
 	if (task->queued && !task->held && task->troubles == 0 &&
-		task->row_failures == 0 && task->due > now)
+		task->row_failures == 0 && task->skips == 0 && task->due > now)
 		queue_put(task, now);
 }
 

@@ -56,6 +56,7 @@ typedef struct QueueTask
 	int			polls;			/* questions not yet written into the row */
 	uint16		failures;		/* in a row, of asking */
 	uint16		row_failures;	/* in a row, of reading or writing its row */
+	uint16		skips;			/* in a row, of writing it while it was held */
 	uint16		troubles;		/* in a row, of the kind of "trouble" */
 	uint8		trouble;		/* ScheduleRetry, if "troubles" > 0 */
 	bool		held;			/* by trouble of its server or account */

@@ -327,6 +327,8 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 			ErrorData **error)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												  time_limit);
 	volatile TrackerOutcome outcome = TRACKER_FAILED;
 
 	*error = NULL;
@@ -334,10 +336,7 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 	PG_TRY();
 	{
 		StartTransactionCommand();
-		enable_timeout_every(STATEMENT_TIMEOUT,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 time_limit),
-							 TRACKER_INSIST);
+		enable_timeout_every(STATEMENT_TIMEOUT, end, TRACKER_INSIST);
 		outcome = tracker_transact(lock, body, arg);
 		CommitTransactionCommand();
 		disable_timeout(STATEMENT_TIMEOUT, false);
@@ -351,6 +350,10 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 		MemoryContextSwitchTo(caller);
 		*error = CopyErrorData();
 		FlushErrorState();
+		if ((*error)->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+			GetCurrentTimestamp() >= end)
+			(*error)->message = psprintf("it took longer than %d ms",
+										 time_limit);
 		AbortCurrentTransaction();
 		/* Somebody has locked an index, most likely. */
 		outcome = (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ?
@@ -613,7 +616,7 @@ tracker_confirm(const char **task_ids, int n, TrackerRowVisit visit,
 
 typedef struct TrackerWriting
 {
-	TrackerChange *changes;
+	TrackerChange **changes;
 	int			n;
 	bool		notify;
 } TrackerWriting;
@@ -626,7 +629,7 @@ typedef struct TrackerValues
 } TrackerValues;
 
 /* Does a change settle its row? */
-static bool
+bool
 tracker_settles(const TrackerChange *change)
 {
 	return strcmp(change->state, "pending") != 0;
@@ -684,7 +687,7 @@ tracker_put_answer(TrackerValues *columns, int row,
 
 /* The changes as one array a column. */
 static void
-tracker_fill(TrackerValues *columns, const TrackerChange *changes, int n)
+tracker_fill(TrackerValues *columns, TrackerChange **changes, int n)
 {
 	for (int i = 0; i < COLUMNS; i++)
 	{
@@ -693,7 +696,7 @@ tracker_fill(TrackerValues *columns, const TrackerChange *changes, int n)
 	}
 	for (int row = 0; row < n; row++)
 	{
-		const TrackerChange *change = &changes[row];
+		const TrackerChange *change = changes[row];
 		const Answer *answer = change->answer;
 		const char *code = change->error_code;
 		const char *message = change->error_message;
@@ -771,19 +774,19 @@ tracker_write_sql(void)
 					 " settled_at = CASE WHEN h.state <> 'pending'"
 					 " THEN pg_catalog.now() END"
 					 " FROM h WHERE t.task_id = h.task_id"
-					 " RETURNING h.n",
+					 " RETURNING h.n, t.state::pg_catalog.text",
 					 tracker_schema);
 	return sql.data;
 }
 
 /* Tell who listens that a row has been settled. */
 static void
-tracker_tell(const TrackerChange *change)
+tracker_tell(const char *task_id, const char *state)
 {
 	/* Neither an id nor a state has a character that JSON would escape. */
 	Async_Notify(TRACKER_CHANNEL,
 				 psprintf("{\"task_id\": \"%s\", \"state\": \"%s\"}",
-						  change->task_id, change->state));
+						  task_id, state));
 }
 
 static void
@@ -822,11 +825,14 @@ tracker_write_body(void *arg)
 		bool		isnull;
 		int			n = DatumGetInt32(tracker_value(SPI_tuptable, i, 1,
 													&isnull));
-		TrackerChange *change = &writing->changes[n];
+		TrackerChange *change = writing->changes[n];
+		const char *state = tracker_string(SPI_tuptable, i, 2);
 
+		/* What a user's trigger has made of it. */
 		change->written = true;
-		if (writing->notify && tracker_settles(change))
-			tracker_tell(change);
+		change->pending = strcmp(state, "pending") == 0;
+		if (writing->notify && !change->pending)
+			tracker_tell(change->task_id, state);
 	}
 }
 
@@ -857,20 +863,20 @@ tracker_may_notify(void)
 
 /* One attempt at writing some changes. */
 static TrackerOutcome
-tracker_write_once(TrackerChange *changes, int n, int time_limit,
+tracker_write_once(TrackerChange **changes, int n, int time_limit,
 				   ErrorData **error)
 {
 	TrackerWriting writing = {changes, n, tracker_may_notify()};
 	TrackerOutcome outcome;
 
 	for (int i = 0; i < n; i++)
-		changes[i].written = false;
+		changes[i]->written = false;
 	outcome = tracker_run(RowExclusiveLock, time_limit, tracker_write_body,
 						  &writing, error);
 	if (outcome != TRACKER_DONE)
 	{
 		for (int i = 0; i < n; i++)
-			changes[i].written = false;
+			changes[i]->written = false;
 	}
 	/* The table's lock was there: it is one row's trigger that waits. */
 	if (outcome == TRACKER_BUSY && *error != NULL)
@@ -889,24 +895,24 @@ tracker_write_once(TrackerChange *changes, int n, int time_limit,
  * log.  At most one change may concern a row.
  */
 TrackerOutcome
-tracker_write(TrackerChange *changes, int n, int time_limit)
+tracker_write(TrackerChange **changes, int n, int time_limit)
 {
 	TrackerOutcome outcome;
 	ErrorData  *error;
 
-	changes->failure = NULL;
+	changes[0]->failure = NULL;
 	outcome = tracker_write_once(changes, n, time_limit, &error);
-	if (n == 1 && outcome == TRACKER_FAILED && !changes->drop_response &&
+	if (n == 1 && outcome == TRACKER_FAILED && !changes[0]->drop_response &&
 		error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
 	{
 		/* The result matters more than the answer's text. */
-		changes->drop_response = true;
+		changes[0]->drop_response = true;
 		outcome = tracker_write_once(changes, n, time_limit, &error);
 	}
 	if (n > 1 || outcome != TRACKER_FAILED)
 		return outcome;
-	changes->failure = error->message;
-	changes->failure_code = error->sqlerrcode;
+	changes[0]->failure = error->message;
+	changes[0]->failure_code = error->sqlerrcode;
 	return TRACKER_DONE;
 }
 
@@ -1054,15 +1060,22 @@ tracker_trigger(FunctionCallInfo fcinfo)
 	return trigger;
 }
 
-/* AFTER INSERT OR UPDATE OF state, server, owner: there may be work. */
+/*
+ * AFTER INSERT OR UPDATE OF state, server, owner: there may be work.  The
+ * worker's own updates make none, but what users have added to the table may
+ * insert or update more.
+ */
 Datum
 anyvod_tasks_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = tracker_trigger(fcinfo);
+	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
 
-	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+	if (insert)
 		tracker_warn(trigger->tg_relation);
-	launcher_note_work();
+	if (insert || !launcher_is_worker() ||
+		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1)
+		launcher_note_work();
 	return PointerGetDatum(NULL);
 }
 

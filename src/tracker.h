@@ -65,6 +65,7 @@ typedef struct TrackerChange
 	int			polls;			/* to be added */
 	bool		drop_response;	/* jsonb cannot hold it */
 	bool		written;		/* out: it was */
+	bool		pending;		/* out: and the row is pending now */
 	const char *failure;		/* out: why it cannot be, NULL if it can, in
 								 * the database's encoding */
 	int			failure_code;	/* out: its SQLSTATE */
@@ -80,7 +81,8 @@ extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
 extern TrackerOutcome tracker_expire(int max, int *removed);
-extern TrackerOutcome tracker_write(TrackerChange *changes, int n,
+extern bool tracker_settles(const TrackerChange *change);
+extern TrackerOutcome tracker_write(TrackerChange **changes, int n,
 									int time_limit);
 
 #endif							/* ANYVOD_TRACKER_H */

@@ -45,10 +45,11 @@
 #include "stat.h"
 #include "tracker.h"
 #include "upstream.h"
+#include "writer.h"
 
 #define SECOND INT64CONST(1000000)
 
-/* Tasks that one round takes at most, and changes that one batch has. */
+/* Tasks that one round takes at most. */
 #define WORKER_ROUND 1000
 
 /*
@@ -60,29 +61,11 @@
 #define WORKER_EXPIRE_WAIT (60 * SECOND)
 
 /*
- * Longest that writing a batch may take, in milliseconds.  When one fails it
- * is taken apart, a part a turn; each half gets half the time, but not less
- * than the latter.
- */
-#define WORKER_WRITE_LIMIT 5000
-#define WORKER_LEAST_WRITE_LIMIT 200
-
-/* What a single row is given, so that a slow trigger can be an honest one. */
-#define WORKER_ROW_WRITE_LIMIT 2000
-
-/*
- * While so many changes wait to be written, because somebody has locked the
- * table, nothing new is asked.
- */
-#define WORKER_BACKLOG 1000
-
-/*
- * Look again at a locked table, or a row that somebody holds, after this; and
- * at a table that could not be read at all after twice as long each time.
+ * Look again at a locked table after this, and at one that could not be read
+ * at all after twice as long each time.
  */
 #define WORKER_BUSY_WAIT (SECOND / 4)
 #define WORKER_LONGEST_WAIT (60 * SECOND)
-#define WORKER_HELD_WAIT (1 * SECOND)
 
 /*
  * A role or server that a row names may come back.  A change of servers or
@@ -106,6 +89,7 @@ typedef struct WorkerAsk
 	MemoryContext context;		/* holds this, the row's strings, the answer */
 	QueueTask  *task;			/* not queued until the question is over */
 	HttpRequest *request;		/* NULL: it could not be asked */
+	WriterItem	item;			/* what is to be written */
 	int64		due;			/* when to ask again */
 	uint64		upstream_id;
 	Oid			serverid;
@@ -127,16 +111,7 @@ static struct
 {
 	MemoryContext asks;			/* questions on their way */
 	MemoryContext round;		/* one round's scratch */
-	MemoryContext changes_context;	/* answers that wait to be written */
 	HttpBatch  *batch;
-	TrackerChange *changes;		/* in changes_context, as are its asks */
-	WorkerAsk **changed;		/* the questions they answer */
-	int			nchanges;
-	int			max_changes;
-	int64		write_at;		/* not before this */
-	int			write_size;		/* changes that a batch has at most */
-	int			write_limit;	/* milliseconds that it may take */
-	int			suspects;		/* first changes that failed together */
 	LauncherNews news;			/* what was acted upon */
 	bool		list_all;		/* rows of any kind may have come */
 	bool		list_new;		/* rows without an answer may have come */
@@ -351,40 +326,24 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 	CurrentResourceOwner = owner;
 }
 
-/* A change of a row, to be written with the others. */
+/* A change of a row, to be written with others once the caller is done. */
 static TrackerChange *
 worker_add_change(WorkerAsk *ask, const char *state)
 {
-	TrackerChange *change;
+	WriterItem *item = &ask->item;
+	TrackerChange *change = &item->change;
 
-	if (worker.nchanges >= worker.max_changes)
-	{
-		MemoryContext old = MemoryContextSwitchTo(worker.changes_context);
-		int			max = Max(64, worker.max_changes * 2);
-		TrackerChange *changes = palloc(max * sizeof(TrackerChange));
-		WorkerAsk **changed = palloc(max * sizeof(WorkerAsk *));
-
-		if (worker.nchanges > 0)
-		{
-			memcpy(changes, worker.changes,
-				   worker.nchanges * sizeof(TrackerChange));
-			memcpy(changed, worker.changed,
-				   worker.nchanges * sizeof(WorkerAsk *));
-		}
-		worker.changes = changes;
-		worker.changed = changed;
-		worker.max_changes = max;
-		MemoryContextSwitchTo(old);
-	}
-	change = &worker.changes[worker.nchanges];
-	worker.changed[worker.nchanges++] = ask;
-
-	memset(change, 0, sizeof(TrackerChange));
+	item->tag = ask;
+	item->task = ask->task;
+	item->row_code = ask->error_code;
+	item->answered = ask->status != NULL;
+	item->due = ask->due;
 	change->task_id = ask->task->task_id;
 	change->server = NameStr(ask->server);
 	change->owner = NameStr(ask->owner);
 	change->state = state;
 	change->polls = ask->task->polls;
+	writer_add(item);
 	return change;
 }
 
@@ -571,7 +530,7 @@ worker_ask(void)
 	int64		now = http_clock();
 	int			n;
 
-	if (worker.nchanges >= WORKER_BACKLOG || now < worker.ask_at)
+	if (writer_backlog() >= WRITER_BACKLOG || now < worker.ask_at)
 		return false;
 	n = queue_take(tasks, worker.round_size, now);
 	if (n == 0)
@@ -665,7 +624,7 @@ worker_on_ended(WorkerAsk *ask, const Answer *answer, const char *state,
 				int64 now)
 {
 	queue_note_success(ask->task->server, ask->request->started);
-	ask->due = now + WORKER_HELD_WAIT;
+	ask->due = now;				/* if it cannot be written now */
 	worker_add_change(ask, state)->answer = answer;
 }
 
@@ -689,7 +648,7 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 	{
 		TrackerChange *change;
 
-		ask->due = now + WORKER_HELD_WAIT;
+		ask->due = now;			/* if it cannot be written now */
 		change = worker_add_change(ask, "failed");
 		change->answer = answer;
 		change->error_code = code;
@@ -865,7 +824,7 @@ worker_read(void)
 {
 	HttpRequest *request;
 
-	while (worker.nchanges < WORKER_BACKLOG &&
+	while (writer_backlog() < WRITER_BACKLOG &&
 		   (request = http_finished(worker.batch)) != NULL)
 	{
 		WorkerAsk  *ask = request->tag;
@@ -888,132 +847,36 @@ worker_read(void)
  * Writing
  */
 
-/*
- * A row cannot be written.  It says so itself, if that can be written, and
- * the log does, once; it is asked for again later.
- */
+/* A change has been written, or cannot be now. */
 static void
-worker_on_failure(const TrackerChange *change, WorkerAsk *ask)
+worker_on_written(WriterItem *item, bool over)
 {
-	QueueTask  *task = ask->task;
-	const char *code = unpack_sql_state(change->failure_code);
-	TrackerChange note = {
-		.task_id = change->task_id,
-		.server = change->server,
-		.owner = change->owner,
-		.state = "pending",
-		.error_code = code,
-		.error_message = change->failure,
-		.native = true,
-	};
+	WorkerAsk  *ask = item->tag;
 
-	stat_note_error(code);
-	worker_count(&task->row_failures);
-	ask->due = http_clock() + worker_retry(SCHEDULE_ROW, task->row_failures);
-	if (task->logged)
-		return;
-	task->logged = true;
-	ereport(LOG,
-			(errcode(change->failure_code),
-			 errmsg("anyvod could not write task \"%s\": %s",
-					task->task_id, change->failure)));
-	if (!worker_same(ask->error_code, code))
-		(void) tracker_write(&note, 1, WORKER_LEAST_WRITE_LIMIT);
-}
-
-/* A change has been tried: what becomes of its task. */
-static void
-worker_settle_change(const TrackerChange *change, WorkerAsk *ask)
-{
-	QueueTask  *task = ask->task;
-
-	if (change->written)
-		stat_note_written(change->answer, ask->status != NULL);
-	if (change->written && strcmp(change->state, "pending") != 0)
-		queue_remove(task);
+	if (over)
+		queue_remove(ask->task);
 	else
 	{
-		if (change->failure != NULL)
-			worker_on_failure(change, ask);
-		else if (change->written)
-		{
-			task->polls -= change->polls;
-			task->row_failures = 0;
-			task->logged = false;
-		}
+		ask->due = item->due;
 		worker_put_back(ask);
 	}
 	worker_free_ask(ask);
 }
 
-/* See to the first "n" changes, which have been tried, and keep the others. */
-static void
-worker_settle_changes(int n)
-{
-	for (int i = 0; i < n; i++)
-		worker_settle_change(&worker.changes[i], worker.changed[i]);
-	worker.nchanges -= n;
-	memmove(worker.changes, worker.changes + n,
-			worker.nchanges * sizeof(TrackerChange));
-	memmove(worker.changed, worker.changed + n,
-			worker.nchanges * sizeof(WorkerAsk *));
-	if (worker.nchanges > 0)
-		return;
-	worker.max_changes = 0;
-	worker.changes = NULL;
-	worker.changed = NULL;
-	MemoryContextReset(worker.changes_context);
-}
-
-/* Writing "n" changes has failed: one of them will not do, so try fewer. */
-static void
-worker_take_apart(int n)
-{
-	worker.suspects = Max(worker.suspects, n);
-	worker.write_size = n / 2;
-	worker.write_limit = Max(worker.write_limit / 2,
-							 WORKER_LEAST_WRITE_LIMIT);
-}
-
-/* "n" changes have been seen to; go on with all, once no suspect is left. */
-static void
-worker_put_together(int n)
-{
-	worker.suspects = Max(worker.suspects - n, 0);
-	if (worker.suspects > 0)
-		return;
-	worker.write_size = WORKER_ROUND;
-	worker.write_limit = WORKER_WRITE_LIMIT;
-}
-
-/* Write what has been learned: one batch, so that a turn is never long. */
+/* Write what has been learned. */
 static void
 worker_write(void)
 {
-	int64		now = http_clock();
 	int64		wait;
-	int			n = Min(worker.nchanges, worker.write_size);
-	int			limit;
 	TrackerOutcome outcome;
 
-	if (n == 0 || now < worker.write_at)
+	if (writer_next() > http_clock())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
-	limit = n > 1 ? worker.write_limit :
-					Max(worker.write_limit, WORKER_ROW_WRITE_LIMIT);
-	outcome = tracker_write(worker.changes, n, limit);
+	outcome = writer_write();
 	wait = worker_note_outcome(outcome);
-	worker.write_at = 0;
-	if (outcome == TRACKER_DONE)
-	{
-		launcher_tell_sleepers();
-		worker_settle_changes(n);
-		worker_put_together(n);
-	}
-	else if (outcome == TRACKER_FAILED)
-		worker_take_apart(n);
-	else
-		worker.write_at = now + wait;
+	writer_hold(outcome == TRACKER_DONE ? 0 : http_clock() + wait);
+	launcher_tell_sleepers();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -1058,14 +921,15 @@ worker_note_news(void)
 		launcher_step_aside();
 		proc_exit(0);
 	}
-	if (news.wakes != worker.news.wakes)
+	if (news.wakes != worker.news.wakes || news.own_work)
 		worker.list_all = worker.list_new = true;
 	if (news.changes != worker.news.changes)
 	{
 		queue_forget_trouble(http_clock());
 		stat_forget_pauses();
 		worker.table_failures = 0;
-		worker.list_at = worker.ask_at = worker.write_at = 0;
+		worker.list_at = worker.ask_at = 0;
+		writer_hold(0);
 	}
 	worker.news = news;
 }
@@ -1092,9 +956,8 @@ worker_time_to_wait(void)
 		until = Min(until, worker.list_at);
 	if (worker.list_all)
 		until = Min(until, Max(worker.list_at, worker.list_all_at));
-	if (worker.nchanges > 0)
-		until = Min(until, worker.write_at);
-	if (worker.nchanges < WORKER_BACKLOG)
+	until = Min(until, writer_next());
+	if (writer_backlog() < WRITER_BACKLOG)
 		until = Min(until, Max(queue_next(now), worker.ask_at));
 	if (anyvod_retention > 0)
 		until = Min(until, worker.expire_at);
@@ -1138,12 +1001,9 @@ worker_init(void)
 										ALLOCSET_DEFAULT_SIZES);
 	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
 										 ALLOCSET_DEFAULT_SIZES);
-	worker.changes_context = AllocSetContextCreate(TopMemoryContext,
-												   "anyvod changes",
-												   ALLOCSET_DEFAULT_SIZES);
 	queue_init();
-	worker.round_size = worker.write_size = WORKER_ROUND;
-	worker.write_limit = WORKER_WRITE_LIMIT;
+	writer_init(worker_on_written);
+	worker.round_size = WORKER_ROUND;
 	worker.list_all = true;
 }
 
@@ -1190,7 +1050,7 @@ worker_turn(void)
 	}
 	if (timeout != 0)
 		timeout = worker_time_to_wait();
-	if (worker.nchanges < WORKER_BACKLOG && http_finished(worker.batch))
+	if (writer_backlog() < WRITER_BACKLOG && http_finished(worker.batch))
 		timeout = 0;
 
 	stat_before_wait(timeout);
