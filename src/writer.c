@@ -421,6 +421,7 @@ writer_write_slow(void)
 {
 	int64		begin = http_clock();
 	int64		end;
+	int64		share;
 	bool		failed = false;
 	TrackerOutcome outcome;
 
@@ -429,7 +430,8 @@ writer_write_slow(void)
 	dlist_move_head(&writer.slow.items, &writer_first_slow()->node);
 	outcome = writer_write_single(&writer.slow, WRITER_LIMIT, &failed);
 	end = http_clock();
-	writer.slow_at = end + (end - begin) * (failed ? WRITER_FAILED_SHARE : WRITER_SLOW_SHARE);
+	share = failed ? WRITER_FAILED_SHARE : WRITER_SLOW_SHARE;
+	writer.slow_at = end + share * (end - begin);
 	return outcome;
 }
 

@@ -17,7 +17,7 @@
 /* While so many changes wait to be written, nothing new should be asked. */
 #define WRITER_BACKLOG 1000
 
-/* A change that is to be written.  Whoever adds it keeps it until it is done. */
+/* A change that is to be written; kept by whoever adds it until it is done. */
 typedef struct WriterItem
 {
 	dlist_node	node;
