@@ -12,6 +12,7 @@ OBJS = \
 	src/answer.o \
 	src/anyvod.o \
 	src/ask.o \
+	src/document.o \
 	src/http.o \
 	src/launcher.o \
 	src/many.o \
@@ -20,10 +21,12 @@ OBJS = \
 	src/query.o \
 	src/queue.o \
 	src/result.o \
+	src/sanitize.o \
 	src/schedule.o \
 	src/stat.o \
 	src/tracker.o \
 	src/upstream.o \
+	src/value.o \
 	src/wait.o \
 	src/worker.o \
 	src/writer.o

@@ -100,15 +100,13 @@ typedef struct Answer
 	AnswerFile *files;
 
 	const char *json;			/* the body made fit for jsonb (see
-								 * answer_sanitize), NULL if not JSON */
+								 * sanitize_text), NULL if not JSON */
 	size_t		json_len;
 } Answer;
 
 extern void answer_read(Answer *answer, int http_status,
 						const char *content_type,
 						const char *body, size_t len);
-extern const char *answer_sanitize(const char *body, size_t len,
-								   size_t *sane_len);
 extern const char *answer_verdict_name(AnswerVerdict verdict);
 
 #endif							/* ANYVOD_ANSWER_H */

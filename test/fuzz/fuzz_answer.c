@@ -14,10 +14,10 @@
  */
 #include "postgres_fe.h"
 
-#include "mb/pg_wchar.h"
-
 #include "answer.h"
+#include "bytes.h"
 #include "memory.h"
+#include "sanitize.h"
 
 #define REQUIRE(condition) \
 	do { \
@@ -31,28 +31,12 @@
 extern int	LLVMFuzzerTestOneInput(const uint8 *data, size_t size);
 
 static void
-require_utf8(const char *s, size_t len)
-{
-	for (size_t i = 0; i < len;)
-	{
-		unsigned char c = (unsigned char) s[i];
-		int			n = c < 0x80 ? 1 : c < 0xE0 ? 2 :
-			c < 0xF0                    ? 3 :
-												  4;
-
-		REQUIRE(c != '\0' && i + n <= len);
-		REQUIRE(pg_utf8_islegal((const unsigned char *) s + i, n));
-		i += n;
-	}
-}
-
-static void
 require_line(const char *s, size_t max_bytes)
 {
 	if (s == NULL)
 		return;
 	REQUIRE(*s != '\0' && strlen(s) <= max_bytes);
-	require_utf8(s, strlen(s));
+	REQUIRE(is_utf8(s, strlen(s)));
 	for (; *s != '\0'; s++)
 		REQUIRE((unsigned char) *s >= 0x20 && *s != 0x7F);
 }
@@ -71,7 +55,8 @@ require_promises(const Answer *answer)
 	if (answer->error_message != NULL)
 	{
 		REQUIRE(strlen(answer->error_message) <= ANSWER_MAX_MESSAGE * 4);
-		require_utf8(answer->error_message, strlen(answer->error_message));
+		REQUIRE(is_utf8(answer->error_message,
+						strlen(answer->error_message)));
 	}
 	REQUIRE((int) answer->verdict >= 0 && answer->verdict < ANSWER_VERDICTS);
 	REQUIRE(answer->progress >= -1 && answer->progress <= 100);
@@ -108,9 +93,11 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	{
 		Answer		again;
 		size_t		len;
+		bool		too_deep;
 
-		require_utf8(answer.json, answer.json_len);
-		REQUIRE(answer_sanitize(answer.json, answer.json_len, &len) ==
+		REQUIRE(is_utf8(answer.json, answer.json_len));
+		REQUIRE(sanitize_text(answer.json, answer.json_len,
+							  ANSWER_MAX_DEPTH, &len, &too_deep) ==
 				answer.json);
 		/* the sane text says the same */
 		answer_read(&again, answer.http_status, NULL, answer.json,
