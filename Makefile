@@ -17,6 +17,7 @@ OBJS = \
 	src/launcher.o \
 	src/many.o \
 	src/neighbour.o \
+	src/option.o \
 	src/poller.o \
 	src/query.o \
 	src/queue.o \
@@ -28,6 +29,7 @@ OBJS = \
 	src/upstream.o \
 	src/value.o \
 	src/wait.o \
+	src/wire.o \
 	src/worker.o \
 	src/writer.o
 PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"

@@ -45,6 +45,7 @@
 #include "compat.h"
 #include "http.h"
 #include "poller.h"
+#include "wire.h"
 
 /* The path of a question; the task id follows. */
 #define HTTP_PATH "/tencent-vod/v1/query/"
@@ -616,7 +617,7 @@ http_target_create(const Upstream *upstream)
 	target->tls = pg_strncasecmp(upstream->base_url, "https:", 6) == 0;
 	target->proxy = strdup(upstream->proxy ? upstream->proxy : "");
 	target->url_prefix = strlen(upstream->base_url) + strlen(HTTP_PATH);
-	target->url_size = target->url_prefix + UPSTREAM_MAX_TASK_ID + 1;
+	target->url_size = target->url_prefix + WIRE_MAX_TASK_ID + 1;
 	target->url = malloc(target->url_size);
 	if (upstream->ca_pem != NULL)
 	{
@@ -1138,7 +1139,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	HttpRequest *request;
 	sigset_t	saved;
 
-	Assert(upstream_task_id_valid(task_id, strlen(task_id)));
+	Assert(wire_task_id_valid(task_id, strlen(task_id)));
 	request = MemoryContextAllocZero(batch->context, sizeof(HttpRequest));
 	request->batch = batch;
 	request->tag = tag;

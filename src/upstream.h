@@ -20,9 +20,6 @@
 #define UPSTREAM_MAX_CONCURRENCY 32
 #define UPSTREAM_MAX_RESPONSE_SIZE (16 * 1024 * 1024)
 
-/* Longest task id, in characters (all of them ASCII). */
-#define UPSTREAM_MAX_TASK_ID 256
-
 /*
  * A server as one role sees it: everything that a request needs.  Lives in
  * this process only, in a cache that is cleared when a server, mapping or
@@ -51,7 +48,6 @@ typedef struct Upstream
 
 extern const Upstream *upstream_get(const char *server_name, Oid userid);
 extern bool upstream_forget(Oid serverid, Oid userid);
-extern bool upstream_task_id_valid(const char *task_id, size_t len);
 extern void upstream_check_task_id(const char *task_id, size_t len);
 
 #endif							/* ANYVOD_UPSTREAM_H */

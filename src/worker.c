@@ -45,6 +45,7 @@
 #include "stat.h"
 #include "tracker.h"
 #include "upstream.h"
+#include "wire.h"
 #include "writer.h"
 
 #define SECOND INT64CONST(1000000)
@@ -226,7 +227,7 @@ worker_on_listed(const TrackerListed *row, void *arg)
 	int64		now = *(int64 *) arg;
 	QueueTask  *task = queue_find(row->task_id);
 
-	if (!upstream_task_id_valid(row->task_id, strlen(row->task_id)))
+	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
 		return;					/* the table's owner has dropped its check */
 	if (task == NULL)
 		(void) queue_add(row->task_id, row->server, row->created_at, now);
