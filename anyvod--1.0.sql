@@ -134,9 +134,9 @@ CREATE TABLE @extschema@.anyvod_tasks (
 ) WITH (fillfactor = 70);
 
 -- Pending rows, those never answered (status is null) apart: the worker lists
--- all of them when it starts and the latter when it is woken.  As "progress"
--- is in no index, an update of it is HOT.
-CREATE INDEX anyvod_tasks_pending ON @extschema@.anyvod_tasks (status)
+-- all of them when it starts and the latter when it is woken, page by page in
+-- this order.  As "progress" is in no index, an update of it is HOT.
+CREATE INDEX anyvod_tasks_pending ON @extschema@.anyvod_tasks (status, task_id)
     WHERE state = 'pending';
 
 -- For retention, and for what is learned from the latest settled rows.

@@ -443,12 +443,15 @@ EXPLAIN (COSTS OFF) SELECT o.id, t.state FROM regress_tasks.orders o JOIN anyvod
 SET ROLE regress_tasks_a;
 EXPLAIN (COSTS OFF) SELECT o.id, t.state FROM regress_tasks.orders o JOIN anyvod_tasks t USING (task_id) WHERE o.id = 1;
 RESET ROLE;
--- what the worker lists is in an index of pending rows
-EXPLAIN (COSTS OFF) SELECT task_id FROM anyvod_tasks WHERE state = 'pending' AND status IS NULL;
+-- what the worker lists is in an index of pending rows, in the order of its pages
+SET enable_sort = off;
+EXPLAIN (COSTS OFF) SELECT server FROM anyvod_tasks WHERE state = 'pending' AND status IS NULL AND task_id > 't7' ORDER BY status, task_id LIMIT 10;
+EXPLAIN (COSTS OFF) SELECT server FROM anyvod_tasks WHERE state = 'pending' AND (status, task_id) > ('WAITING', 't7') ORDER BY status, task_id LIMIT 10;
 RESET enable_seqscan;
 RESET enable_hashjoin;
 RESET enable_mergejoin;
 RESET enable_bitmapscan;
+RESET enable_sort;
 DELETE FROM anyvod_tasks;
 
 --

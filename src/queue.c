@@ -5,8 +5,16 @@
  *		server is doing.
  *
  * The table is the truth; all of this can be lost at any time.  Each server
- * has a queue of its own, so that one which is slow, paused or limited holds
- * back no other.  Nothing here asks, reads, writes or waits.
+ * has queues of its own, so that one which is slow, paused or limited holds
+ * back no other, and on a server each role has, which are served in turn.
+ * Nothing here asks, reads, writes or waits.
+ *
+ * Whether a failure is the server's or its task's, nobody tells.  A task whose
+ * last question failed is a suspect: what happens to it again says nothing
+ * about the server while that answers others.  So failures of tasks that have
+ * not failed before pause the server as a whole; those of suspects pause the
+ * suspects only.  After a pause a single question, about a task that is no
+ * suspect if there is one, finds out how the server does.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -15,6 +23,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -22,8 +31,33 @@
 
 #define SECOND INT64CONST(1000000)
 
-/* So many failures in a row, of a server as a whole, pause it. */
+/* So many failures in a row pause a server, or its suspects. */
 #define QUEUE_FAILURES 3
+
+/*
+ * Tasks that a probe is chosen from, by chance: those that were inserted
+ * together are often of a kind, and may all be bad.
+ */
+#define QUEUE_SAMPLE 1000
+
+/*
+ * Where there is no room for all that is due, every so many-th question is
+ * about a suspect; and of the requests in flight this part may be.
+ */
+#define QUEUE_SUSPECT_TURNS 8
+#define QUEUE_SUSPECT_SHARE 2
+
+/*
+ * Of the suspects the one that has failed least goes first; each failure
+ * weighs as much as waiting for so long.
+ */
+#define QUEUE_FAILURE_WEIGHT (60 * SECOND)
+
+/* Trouble that has lasted for so long will not pass in a moment. */
+#define QUEUE_PATIENCE (60 * SECOND)
+
+/* Tasks that one look for stuck ones goes through. */
+#define QUEUE_SWEEP 10000
 
 /*
  * Pacing looks ahead by this much (microseconds), since a process is woken no
@@ -63,6 +97,8 @@ static struct
 	queuetable_hash *tasks;
 	HTAB	   *servers;
 	HTAB	   *accounts;
+	bool		sweeping;		/* a look for stuck tasks is under way */
+	queuetable_iterator sweep;	/* then this far */
 } queue;
 
 
@@ -78,6 +114,19 @@ queue_compare(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 	int64		due_b = pairingheap_const_container(QueueTask, node, b)->due;
 
 	return (due_a < due_b) - (due_a > due_b);
+}
+
+/* As above, of suspects. */
+static int
+queue_compare_suspects(const pairingheap_node *a, const pairingheap_node *b,
+					   void *arg)
+{
+	const QueueTask *task_a = pairingheap_const_container(QueueTask, node, a);
+	const QueueTask *task_b = pairingheap_const_container(QueueTask, node, b);
+	int64		turn_a = task_a->due + task_a->failures * QUEUE_FAILURE_WEIGHT;
+	int64		turn_b = task_b->due + task_b->failures * QUEUE_FAILURE_WEIGHT;
+
+	return (turn_a < turn_b) - (turn_a > turn_b);
 }
 
 void
@@ -130,22 +179,67 @@ queue_server(const char *name)
 	server = hash_search(queue.servers, &key, HASH_ENTER, &found);
 	if (!found)
 	{
-		MemoryContext old = MemoryContextSwitchTo(queue.context);
-
 		memset((char *) server + sizeof(NameData), 0,
 			   sizeof(QueueServer) - sizeof(NameData));
-		server->due = pairingheap_allocate(queue_compare, NULL);
+		dlist_init(&server->accounts);
 		server->max_concurrency = UPSTREAM_MAX_CONCURRENCY;
 		server->rate_limit = UPSTREAM_RATE_LIMIT;
-		MemoryContextSwitchTo(old);
 	}
 	return server;
 }
 
+/* A role on a server. */
+static QueueAccount *
+queue_account(const char *server, const char *owner)
+{
+	QueueAccount key;
+	QueueAccount *account;
+	bool		found;
+
+	memset(&key, 0, sizeof(key));
+	strlcpy(NameStr(key.server_name), server, NAMEDATALEN);
+	strlcpy(NameStr(key.owner), owner, NAMEDATALEN);
+	account = hash_search(queue.accounts, &key, HASH_ENTER, &found);
+	if (!found)
+	{
+		MemoryContext old = MemoryContextSwitchTo(queue.context);
+
+		*account = key;
+		account->server = queue_server(server);
+		account->fresh = pairingheap_allocate(queue_compare, NULL);
+		account->suspects = pairingheap_allocate(queue_compare_suspects, NULL);
+		MemoryContextSwitchTo(old);
+	}
+	return account;
+}
+
+/* Does any task of an account wait? */
+static bool
+queue_has_waiting(const QueueAccount *account)
+{
+	return !pairingheap_is_empty(account->fresh) ||
+		!pairingheap_is_empty(account->suspects);
+}
+
+/* Has the last question about a task failed? */
+static bool
+queue_is_suspect(const QueueTask *task)
+{
+	return task->failures > 0;
+}
+
+/* Where a task waits. */
+static pairingheap *
+queue_heap(const QueueTask *task)
+{
+	return queue_is_suspect(task) ? task->account->suspects :
+									task->account->fresh;
+}
+
 /* A task that is not known yet, due now. */
 QueueTask *
-queue_add(const char *task_id, const char *server, TimestampTz created_at,
-		  int64 now)
+queue_add(const char *task_id, const char *server, const char *owner,
+		  TimestampTz created_at, int64 now)
 {
 	size_t		len = strlen(task_id) + 1;
 	QueueTask  *task;
@@ -156,7 +250,8 @@ queue_add(const char *task_id, const char *server, TimestampTz created_at,
 								  offsetof(QueueTask, task_id) + len);
 	memcpy(task->task_id, task_id, len);
 	task->created_at = created_at;
-	task->server = queue_server(server);
+	task->known_at = (uint32) (now / SECOND) + 1;
+	task->account = queue_account(server, owner);
 	entry = queuetable_insert(queue.tasks, task->task_id, &found);
 	Assert(!found);
 	entry->task = task;
@@ -164,13 +259,16 @@ queue_add(const char *task_id, const char *server, TimestampTz created_at,
 	return task;
 }
 
-/* Take a task out of its server's queue. */
+/* Take a task out of its queue. */
 static void
 queue_unqueue(QueueTask *task)
 {
-	if (task->queued)
-		pairingheap_remove(task->server->due, &task->node);
+	if (!task->queued)
+		return;
 	task->queued = false;
+	pairingheap_remove(queue_heap(task), &task->node);
+	if (!queue_has_waiting(task->account))
+		dlist_delete(&task->account->node);
 }
 
 /* Forget a task. */
@@ -186,18 +284,33 @@ queue_remove(QueueTask *task)
 void
 queue_put(QueueTask *task, int64 due)
 {
+	QueueAccount *account = task->account;
+
 	queue_unqueue(task);
+	if (!queue_has_waiting(account))
+		dlist_push_tail(&account->server->accounts, &account->node);
 	task->due = due;
 	task->queued = true;
-	pairingheap_add(task->server->due, &task->node);
+	pairingheap_add(queue_heap(task), &task->node);
 }
 
-/* A task's row names another server now: ask there, at once. */
+/* Does a task belong to that server and role? */
+bool
+queue_is_of(const QueueTask *task, const char *server, const char *owner)
+{
+	return strcmp(NameStr(task->account->server_name), server) == 0 &&
+		strcmp(NameStr(task->account->owner), owner) == 0;
+}
+
+/* A task's row names another server or role now: ask so, at once. */
 void
-queue_move(QueueTask *task, const char *server, int64 now)
+queue_move(QueueTask *task, const char *server, const char *owner, int64 now)
 {
 	queue_unqueue(task);
-	task->server = queue_server(server);
+	task->account = queue_account(server, owner);
+	task->failures = 0;
+	task->held = false;
+	task->known_at = (uint32) (now / SECOND) + 1;
 	queue_put(task, now);
 }
 
@@ -215,6 +328,14 @@ queue_note_change(QueueTask *task, int64 now)
 		queue_put(task, now);
 }
 
+/* Let a server be asked as if it had never failed. */
+static void
+queue_recover(QueueServer *server)
+{
+	server->health.failures = server->suspects.failures = 0;
+	server->health.paused_until = server->suspects.paused_until = 0;
+}
+
 /*
  * Servers, mappings or rights have changed: what was in trouble on account of
  * them is tried at once.
@@ -230,18 +351,19 @@ queue_forget_trouble(int64 now)
 
 	hash_seq_init(&scan, queue.accounts);
 	while ((account = hash_seq_search(&scan)) != NULL)
-		(void) hash_search(queue.accounts, account, HASH_REMOVE, NULL);
+		account->paused_until = account->trouble.since = 0;
 	hash_seq_init(&scan, queue.servers);
 	while ((server = hash_seq_search(&scan)) != NULL)
 	{
-		server->failures = 0;
-		server->paused_until = 0;
+		queue_recover(server);
+		server->trouble.since = 0;
 	}
 	queuetable_start_iterate(queue.tasks, &tasks);
 	while ((entry = queuetable_iterate(queue.tasks, &tasks)) != NULL)
 	{
 		if (!entry->task->held || !entry->task->queued)
 			continue;
+		queue_unqueue(entry->task);
 		entry->task->held = false;
 		entry->task->failures = 0;
 		queue_put(entry->task, now);
@@ -260,14 +382,6 @@ queue_spacing(const QueueServer *server)
 	return (int64) (SECOND / (server->rate_limit * QUEUE_SHARE));
 }
 
-/* The task of a server that is due first; there is one. */
-static QueueTask *
-queue_first(QueueServer *server)
-{
-	return pairingheap_container(QueueTask, node,
-								 pairingheap_first(server->due));
-}
-
 /* When pacing lets a server be sent a request that it may not be sent now. */
 static int64
 queue_next_slot(const QueueServer *server)
@@ -276,30 +390,130 @@ queue_next_slot(const QueueServer *server)
 		Min(queue_spacing(server) - QUEUE_LOOKAHEAD, 0);
 }
 
-/*
- * How many requests a server may be sent now.  After a pause it is probed by
- * a single one.
- */
-static int
-queue_room(const QueueServer *server, int64 now)
+/* How many requests pacing lets a server be sent now. */
+static int64
+queue_slots(const QueueServer *server, int64 now)
 {
-	int64		slots;
-	int			room = server->max_concurrency - server->in_flight;
-
-	if (now < server->paused_until)
-		return 0;
-	if (server->failures >= QUEUE_FAILURES)
-		room = Min(room, 1 - server->in_flight);
-	if (room <= 0)
-		return 0;
 	if (server->next_slot <= now)
-		slots = 1 + QUEUE_LOOKAHEAD / queue_spacing(server);
-	else if (server->next_slot <= now + QUEUE_LOOKAHEAD)
-		slots = (now + QUEUE_LOOKAHEAD - server->next_slot) /
+		return 1 + QUEUE_LOOKAHEAD / queue_spacing(server);
+	if (server->next_slot <= now + QUEUE_LOOKAHEAD)
+		return (now + QUEUE_LOOKAHEAD - server->next_slot) /
 			queue_spacing(server);
-	else
-		slots = 0;
-	return (int) Min(slots, room);
+	return 0;
+}
+
+/* Has it to be found out by a single question whether things go well again? */
+static bool
+queue_is_probed(const QueueHealth *health)
+{
+	return health->failures >= QUEUE_FAILURES;
+}
+
+/*
+ * May a server be asked about one more suspect, or one more other task,
+ * besides those in flight and those that have just been taken?
+ */
+static bool
+queue_has_room(const QueueServer *server, bool suspect, const int taken[2],
+			   int64 now)
+{
+	int			suspects = server->suspects_in_flight + taken[true];
+	int			others = server->in_flight - server->suspects_in_flight +
+		taken[false];
+
+	if (suspects + others >= server->max_concurrency ||
+		now < server->health.paused_until)
+		return false;
+	if (!suspect)
+		return others == 0 || !queue_is_probed(&server->health);
+	if (now < server->suspects.paused_until ||
+		suspects >= Max(server->max_concurrency / QUEUE_SUSPECT_SHARE, 1))
+		return false;
+	if (queue_is_probed(&server->health) && suspects + others > 0)
+		return false;
+	return suspects == 0 || !queue_is_probed(&server->suspects);
+}
+
+/* The task of an account that is to be asked for first, NULL if none waits. */
+static QueueTask *
+queue_first(const QueueAccount *account, bool suspect)
+{
+	pairingheap *heap = suspect ? account->suspects : account->fresh;
+
+	if (pairingheap_is_empty(heap))
+		return NULL;
+	return pairingheap_container(QueueTask, node, pairingheap_first(heap));
+}
+
+/* Any task of the same account that is no suspect and due, too. */
+static QueueTask *
+queue_any_like(QueueTask *task, int64 now)
+{
+	queuetable_iterator sample;
+	QueueEntry *entry;
+
+	queuetable_start_iterate_at(queue.tasks, &sample,
+								murmurhash32((uint32) now));
+	for (int i = 0; i < QUEUE_SAMPLE; i++)
+	{
+		entry = queuetable_iterate(queue.tasks, &sample);
+		if (entry == NULL)
+			break;
+		if (entry->task->queued && entry->task->account == task->account &&
+			!queue_is_suspect(entry->task) && entry->task->due <= now)
+			return entry->task;
+	}
+	return task;
+}
+
+/* The next task of a server that is due, of the accounts in turn. */
+static QueueTask *
+queue_pick(QueueServer *server, bool suspect, int64 now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &server->accounts)
+	{
+		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
+		QueueTask  *task = queue_first(account, suspect);
+
+		if (task == NULL || task->due > now)
+			continue;
+		dlist_move_tail(&server->accounts, &account->node);
+		if (!suspect && queue_is_probed(&server->health))
+			task = queue_any_like(task, now);
+		return task;
+	}
+	return NULL;
+}
+
+/* Take up to "max" tasks of a server. */
+static int
+queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 now)
+{
+	int			taken[2] = {0, 0};
+	int			n = 0;
+
+	while (n < max)
+	{
+		bool		suspect = !queue_is_probed(&server->health) &&
+			server->turns % QUEUE_SUSPECT_TURNS == QUEUE_SUSPECT_TURNS - 1;
+		QueueTask  *task = NULL;
+
+		for (int i = 0; i < 2 && task == NULL; i++, suspect = !suspect)
+		{
+			if (queue_has_room(server, suspect, taken, now))
+				task = queue_pick(server, suspect, now);
+		}
+		if (task == NULL)
+			break;
+		queue_unqueue(task);
+		task->confirmed = false;
+		taken[queue_is_suspect(task)]++;
+		server->turns++;
+		tasks[n++] = task;
+	}
+	return n;
 }
 
 /* Take up to "max" tasks that are due and may be asked for now. */
@@ -312,21 +526,38 @@ queue_take(QueueTask **tasks, int max, int64 now)
 
 	hash_seq_init(&scan, queue.servers);
 	while ((server = hash_seq_search(&scan)) != NULL)
-	{
-		int			room = queue_room(server, now);
-
-		while (room-- > 0 && n < max && !pairingheap_is_empty(server->due))
-		{
-			QueueTask  *task = queue_first(server);
-
-			if (task->due > now)
-				break;
-			queue_unqueue(task);
-			task->confirmed = false;
-			tasks[n++] = task;
-		}
-	}
+		n += queue_take_from(server, tasks + n,
+							 (int) Min(queue_slots(server, now), max - n),
+							 now);
 	return n;
+}
+
+/* When a server's next suspect, or other task, may be asked for. */
+static int64
+queue_next_of(QueueServer *server, bool suspect, int64 now)
+{
+	static const int none[2] = {0, 0};
+	int64		next = QUEUE_NEVER;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &server->accounts)
+	{
+		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
+		QueueTask  *task = queue_first(account, suspect);
+
+		if (task != NULL)
+			next = Min(next, task->due);
+	}
+	if (next == QUEUE_NEVER)
+		return next;
+	next = Max(next, server->health.paused_until);
+	if (suspect)
+		next = Max(next, server->suspects.paused_until);
+	if (!queue_has_room(server, suspect, none, Max(next, now)))
+		return QUEUE_NEVER;		/* an answer that comes will make room */
+	if (queue_slots(server, Max(next, now)) == 0)
+		next = Max(next, queue_next_slot(server));
+	return next;
 }
 
 /* When there will be something to take, QUEUE_NEVER if nobody knows. */
@@ -340,18 +571,8 @@ queue_next(int64 now)
 	hash_seq_init(&scan, queue.servers);
 	while ((server = hash_seq_search(&scan)) != NULL)
 	{
-		QueueTask  *task;
-		int64		when;
-
-		if (pairingheap_is_empty(server->due) ||
-			server->in_flight >= server->max_concurrency ||
-			(server->failures >= QUEUE_FAILURES && server->in_flight > 0))
-			continue;			/* an answer that comes will make room */
-		task = queue_first(server);
-		when = Max(task->due, server->paused_until);
-		if (queue_room(server, Max(when, now)) == 0)
-			when = Max(when, queue_next_slot(server));
-		next = Min(next, when);
+		next = Min(next, queue_next_of(server, false, now));
+		next = Min(next, queue_next_of(server, true, now));
 	}
 	return next;
 }
@@ -383,55 +604,110 @@ queue_note_limits(QueueServer *server, const Upstream *upstream)
 	server->rate_limit = upstream->rate_limit;
 }
 
-/* A request is on its way. */
+/* A question about a task is on its way. */
 void
-queue_note_start(QueueServer *server, int64 now)
+queue_note_start(QueueTask *task, int64 now)
 {
+	QueueServer *server = task->account->server;
+
 	server->in_flight++;
+	server->suspects_in_flight += queue_is_suspect(task);
 	server->next_slot = Max(server->next_slot, now) + queue_spacing(server);
 }
 
+/* It is over.  What came of it is noted after this. */
+void
+queue_note_end(QueueTask *task)
+{
+	QueueServer *server = task->account->server;
+
+	server->in_flight--;
+	server->suspects_in_flight -= queue_is_suspect(task);
+}
+
 /*
- * The server has answered as it should.  An answer to what was asked before
- * the latest failure does not outweigh that.
+ * The server has answered as it should.  It is alive, then; but a wish for
+ * fewer questions, from later than this was asked, still holds.
  */
 void
 queue_note_success(QueueServer *server, int64 started)
 {
-	if (started < server->failed_at)
+	server->trouble.since = 0;
+	if (server->health.wanted && started < server->health.failed_at)
 		return;
-	server->failures = 0;
-	server->paused_until = 0;
+	queue_recover(server);
+}
+
+/* The server has told something about a task. */
+void
+queue_note_answer(QueueTask *task, int64 started)
+{
+	queue_note_success(task->account->server, started);
+	task->account->trouble.since = 0;
+	task->failures = 0;
+}
+
+/* How long to ask nothing after a failure. */
+static int64
+queue_pause(const QueueHealth *health, const QueueTask *task,
+			ScheduleRetry why, int retry_after, double random)
+{
+	if (retry_after >= 0)
+		return retry_after * SECOND;
+	if (why == SCHEDULE_RATE_LIMITED)
+		return schedule_retry(why, Max(health->failures, task->failures + 1),
+							  random);
+	if (queue_is_probed(health))
+		return schedule_retry(why, health->failures - QUEUE_FAILURES + 1,
+							  random);
+	return 0;
 }
 
 /*
- * The server is in trouble, or wants fewer questions; "retry_after" is in
- * seconds, -1 if it did not say.  Requests that were under way when that was
- * noted are no further failures.
+ * A question about a task was the server's trouble, or it wants fewer of them;
+ * "retry_after" is in seconds, -1 if it did not say.  Requests that were under
+ * way when that was noted are no further failures.
  */
 void
-queue_note_failure(QueueServer *server, ScheduleRetry why, int retry_after,
+queue_note_failure(QueueTask *task, ScheduleRetry why, int retry_after,
 				   int64 started, int64 now, double random)
 {
-	int64		pause = 0;
+	QueueServer *server = task->account->server;
+	QueueHealth *health = &server->health;
+	int64		until;
 
-	if (started >= server->failed_at)
+	if (queue_is_suspect(task) && !queue_is_probed(health))
+		health = &server->suspects;
+	if (started >= health->failed_at)
 	{
-		server->failures = Min(server->failures + 1, 1000);
-		server->failed_at = now;
+		health->failures = Min(health->failures + 1, 1000);
+		health->failed_at = now;
 	}
-	if (retry_after >= 0)
-		pause = retry_after * SECOND;
-	else if (why == SCHEDULE_RATE_LIMITED)
-		pause = schedule_retry(why, server->failures, random);
-	else if (server->failures >= QUEUE_FAILURES)
-		pause = schedule_retry(why, server->failures - QUEUE_FAILURES + 1,
-							   random);
-	if (server->paused_until < now + pause)
+	until = now + queue_pause(health, task, why, retry_after, random);
+	if (health->paused_until < until)
 	{
-		server->paused_until = now + pause;
-		server->paused_why = why;
+		health->paused_until = until;
+		health->paused_why = why;
+		health->wanted = retry_after >= 0 || why == SCHEDULE_RATE_LIMITED;
 	}
+}
+
+/* The last that was heard of some trouble. */
+void
+queue_note_trouble(QueueTrouble *trouble, const char *code,
+				   const char *message, int64 now)
+{
+	int			len;
+
+	if (trouble->since == 0)
+		trouble->since = now;
+	strlcpy(trouble->code, code, sizeof(trouble->code));
+	if (message == NULL)
+		message = "";
+	len = pg_encoding_mbcliplen(PG_UTF8, message, (int) strlen(message),
+								sizeof(trouble->message) - 1);
+	memcpy(trouble->message, message, len);
+	trouble->message[len] = '\0';
 }
 
 
@@ -439,24 +715,10 @@ queue_note_failure(QueueServer *server, ScheduleRetry why, int retry_after,
  * Accounts
  */
 
-static void
-queue_account_key(QueueAccount *key, const char *server, const char *owner)
-{
-	memset(key, 0, sizeof(QueueAccount));
-	strlcpy(NameStr(key->server), server, NAMEDATALEN);
-	strlcpy(NameStr(key->owner), owner, NAMEDATALEN);
-}
-
 /* The server has refused a role's key: ask nothing with it until then. */
 void
-queue_pause_account(const char *server, const char *owner,
-					uint64		upstream_id, int64 until)
+queue_pause_account(QueueAccount *account, uint64 upstream_id, int64 until)
 {
-	QueueAccount key;
-	QueueAccount *account;
-
-	queue_account_key(&key, server, owner);
-	account = hash_search(queue.accounts, &key, HASH_ENTER, NULL);
 	account->upstream_id = upstream_id;
 	account->paused_until = until;
 }
@@ -466,22 +728,102 @@ queue_pause_account(const char *server, const char *owner,
  * key than the refused one may.
  */
 int64
-queue_account_paused(const char *server, const char *owner,
-					 uint64 upstream_id, int64 now)
+queue_account_paused(QueueAccount *account, uint64 upstream_id, int64 now)
 {
-	QueueAccount key;
-	QueueAccount *account;
-
-	if (hash_get_num_entries(queue.accounts) == 0)
-		return 0;
-	queue_account_key(&key, server, owner);
-	account = hash_search(queue.accounts, &key, HASH_FIND, NULL);
-	if (account == NULL)
-		return 0;
 	if (account->upstream_id != upstream_id || account->paused_until <= now)
-	{
-		(void) hash_search(queue.accounts, &key, HASH_REMOVE, NULL);
-		return 0;
-	}
+		account->paused_until = 0;
 	return account->paused_until;
+}
+
+
+/*
+ * Stuck tasks
+ */
+
+static bool
+queue_lasts(const QueueTrouble *trouble, int64 now)
+{
+	return trouble->since != 0 && now - trouble->since >= QUEUE_PATIENCE;
+}
+
+/*
+ * The trouble that has kept a task from being asked for, and still does; NULL
+ * if there is none, or not for long.
+ */
+const QueueTrouble *
+queue_trouble(const QueueTask *task, int64 now)
+{
+	const QueueAccount *account = task->account;
+	const QueueServer *server = account->server;
+
+	if (queue_lasts(&account->trouble, now))
+		return &account->trouble;
+	if (queue_lasts(&server->trouble, now) &&
+		(queue_is_suspect(task) || queue_is_probed(&server->health) ||
+		 now < server->health.paused_until))
+		return &server->trouble;
+	return NULL;
+}
+
+/* May there be tasks that are stuck? */
+bool
+queue_is_stuck(int64 now)
+{
+	HASH_SEQ_STATUS scan;
+	QueueServer *server;
+	QueueAccount *account;
+	bool		stuck = false;
+
+	hash_seq_init(&scan, queue.servers);
+	while ((server = hash_seq_search(&scan)) != NULL)
+		stuck |= queue_lasts(&server->trouble, now);
+	hash_seq_init(&scan, queue.accounts);
+	while ((account = hash_seq_search(&scan)) != NULL)
+		stuck |= queue_lasts(&account->trouble, now);
+	return stuck;
+}
+
+/*
+ * Take up to "max" tasks that wait because of some lasting trouble, and whose
+ * rows were created before a certain time.  One that was never asked for since
+ * it is known must have got that old meanwhile, or have waited for "grace":
+ * whoever has turned an old row back to pending wants it asked for.
+ *
+ * Each call goes through a part of the tasks; "more" says whether there are
+ * others.
+ */
+int
+queue_take_stuck(QueueTask **tasks, int max, TimestampTz born_before,
+				 int64 grace, int64 now, bool *more)
+{
+	int			n = 0;
+
+	if (!queue.sweeping)
+		queuetable_start_iterate(queue.tasks, &queue.sweep);
+	queue.sweeping = true;
+	for (int i = 0; i < QUEUE_SWEEP && n < max; i++)
+	{
+		QueueEntry *entry = queuetable_iterate(queue.tasks, &queue.sweep);
+		QueueTask  *task;
+		int64		waited;
+
+		if (entry == NULL)
+		{
+			queue.sweeping = false;
+			break;
+		}
+		task = entry->task;
+		waited = (int32) ((uint32) (now / SECOND) - task->known_at) * SECOND;
+		if (!task->queued || task->created_at >= born_before ||
+			queue_trouble(task, now) == NULL)
+			continue;
+		if (!queue_is_suspect(task) &&
+			waited < Min(born_before - task->created_at, grace))
+			continue;
+		queue_unqueue(task);
+		task->confirmed = false;
+		tasks[n++] = task;
+	}
+	*more = queue.sweeping;
+	return n;
 }

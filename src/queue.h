@@ -14,6 +14,7 @@
 #define ANYVOD_QUEUE_H
 
 #include "datatype/timestamp.h"
+#include "lib/ilist.h"
 #include "lib/pairingheap.h"
 #include "schedule.h"
 #include "upstream.h"
@@ -21,48 +22,79 @@
 /* "No time", for functions that give a time to wait for. */
 #define QUEUE_NEVER PG_INT64_MAX
 
-/* A server: its tasks by due time, its pace and its health. */
+/*
+ * How the questions of a kind fare.  A failure is counted once for all that
+ * were under way together.
+ */
+typedef struct QueueHealth
+{
+	int			failures;		/* in a row */
+	int64		failed_at;		/* when the last of them was noted */
+	int64		paused_until;	/* no question of that kind before this */
+	ScheduleRetry paused_why;	/* then the reason */
+	bool		wanted;			/* the server itself has asked for that */
+} QueueHealth;
+
+/* Trouble that lasts, and the last that was heard of it. */
+typedef struct QueueTrouble
+{
+	int64		since;			/* no proper answer since then; 0: there was */
+	char		code[64];
+	char		message[256];	/* UTF-8 */
+} QueueTrouble;
+
+/* A server: the accounts with tasks that wait, its pace and its health. */
 typedef struct QueueServer
 {
 	NameData	name;			/* key of the hash table */
-	pairingheap *due;			/* tasks that wait to be asked for */
+	dlist_head	accounts;		/* the one whose turn it is first */
+	uint32		turns;			/* tasks that have been taken */
 	int			in_flight;		/* requests */
+	int			suspects_in_flight; /* those of them about suspects */
 	int			max_concurrency;	/* most of them */
 	double		rate_limit;		/* requests a second */
 	int64		next_slot;		/* pacing: when the next request is due */
-	int64		paused_until;	/* no request before this */
-	ScheduleRetry paused_why;	/* then the reason */
-	int			failures;		/* in a row, of the server as a whole */
-	int64		failed_at;		/* when the last of them was noted */
+	QueueHealth health;			/* of the server as a whole */
+	QueueHealth suspects;		/* of what is asked about suspects */
+	QueueTrouble trouble;
 } QueueServer;
 
-/* A role on a server, if the server has refused its key. */
+/* A role on a server: its tasks by due time. */
 typedef struct QueueAccount
 {
-	NameData	server;			/* key of the hash table, with owner */
+	NameData	server_name;	/* key of the hash table, with owner */
 	NameData	owner;
-	uint64		upstream_id;	/* the refused key's */
-	int64		paused_until;
+	QueueServer *server;
+	dlist_node	node;			/* in the server's accounts, if any waits */
+	pairingheap *fresh;			/* tasks that have not failed */
+	pairingheap *suspects;		/* tasks whose last question has */
+	uint64		upstream_id;	/* of a key that the server has refused */
+	int64		paused_until;	/* then nothing is asked with that */
+	QueueTrouble trouble;
 } QueueAccount;
 
-/* A pending task. */
+/*
+ * A pending task.  There may be a million: with an id of the real gateway's
+ * this fits into 128 bytes.
+ */
 typedef struct QueueTask
 {
-	pairingheap_node node;		/* in its server's "due", if "queued" */
-	QueueServer *server;
+	pairingheap_node node;		/* in one of its account's heaps, if "queued" */
+	QueueAccount *account;
 	int64		due;
 	TimestampTz created_at;		/* of the row */
-	int64		trouble_since;	/* first answer of "trouble" */
 	int			polls;			/* questions not yet written into the row */
+	uint32		trouble_since;	/* first answer of "trouble", in ms, cut off */
+	uint32		known_at;		/* in seconds, rounded up */
 	uint16		failures;		/* in a row, of asking */
 	uint16		row_failures;	/* in a row, of reading or writing its row */
 	uint16		skips;			/* in a row, of writing it while it was held */
 	uint16		troubles;		/* in a row, of the kind of "trouble" */
-	uint8		trouble;		/* ScheduleRetry, if "troubles" > 0 */
-	bool		held;			/* by trouble of its server or account */
-	bool		queued;
-	bool		confirmed;		/* its row was seen in this round */
-	bool		logged;			/* that its row fails is in the log */
+	uint8		trouble : 4;	/* ScheduleRetry, if "troubles" > 0 */
+	bool		held : 1;		/* by trouble of its server or account */
+	bool		queued : 1;
+	bool		confirmed : 1;	/* its row was seen in this round */
+	bool		logged : 1;		/* that its row fails is in the log */
 	char		task_id[FLEXIBLE_ARRAY_MEMBER];
 } QueueTask;
 
@@ -70,10 +102,14 @@ extern void queue_init(void);
 extern uint64 queue_size(void);
 extern QueueTask *queue_find(const char *task_id);
 extern QueueTask *queue_add(const char *task_id, const char *server,
-							TimestampTz created_at, int64 now);
+							const char *owner, TimestampTz created_at,
+							int64 now);
 extern void queue_remove(QueueTask *task);
 extern void queue_put(QueueTask *task, int64 due);
-extern void queue_move(QueueTask *task, const char *server, int64 now);
+extern bool queue_is_of(const QueueTask *task, const char *server,
+						const char *owner);
+extern void queue_move(QueueTask *task, const char *server, const char *owner,
+					   int64 now);
 extern void queue_note_change(QueueTask *task, int64 now);
 extern void queue_forget_trouble(int64 now);
 
@@ -81,16 +117,26 @@ extern int	queue_take(QueueTask **tasks, int max, int64 now);
 extern int64 queue_next(int64 now);
 extern void queue_visit_waits(void (*visit)(int64 wait), int64 now);
 
+extern bool queue_is_stuck(int64 now);
+extern int	queue_take_stuck(QueueTask **tasks, int max,
+							 TimestampTz born_before, int64 grace, int64 now,
+							 bool *more);
+extern const QueueTrouble *queue_trouble(const QueueTask *task, int64 now);
+
 extern void queue_note_limits(QueueServer *server, const Upstream *upstream);
-extern void queue_note_start(QueueServer *server, int64 now);
+extern void queue_note_start(QueueTask *task, int64 now);
+extern void queue_note_end(QueueTask *task);
 extern void queue_note_success(QueueServer *server, int64 started);
-extern void queue_note_failure(QueueServer *server, ScheduleRetry why,
+extern void queue_note_answer(QueueTask *task, int64 started);
+extern void queue_note_failure(QueueTask *task, ScheduleRetry why,
 							   int retry_after, int64 started, int64 now,
 							   double random);
+extern void queue_note_trouble(QueueTrouble *trouble, const char *code,
+							   const char *message, int64 now);
 
-extern void queue_pause_account(const char *server, const char *owner,
-								uint64		upstream_id, int64 until);
-extern int64 queue_account_paused(const char *server, const char *owner,
-								  uint64 upstream_id, int64 now);
+extern void queue_pause_account(QueueAccount *account, uint64 upstream_id,
+								int64 until);
+extern int64 queue_account_paused(QueueAccount *account, uint64 upstream_id,
+								  int64 now);
 
 #endif							/* ANYVOD_QUEUE_H */

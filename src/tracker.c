@@ -66,9 +66,6 @@ PG_FUNCTION_INFO_V1(anyvod_wake);
 /* A trigger that catches that is told again after so long, in milliseconds. */
 #define TRACKER_INSIST 200
 
-/* Rows that a listing fetches at once. */
-#define TRACKER_FETCH 10000
-
 /* The channel that is told of settled rows. */
 #define TRACKER_CHANNEL "anyvod_tasks"
 
@@ -78,7 +75,7 @@ PG_FUNCTION_INFO_V1(anyvod_wake);
 /* The statements, prepared once and kept. */
 typedef enum TrackerPlan
 {
-	PLAN_LIST_ALL,
+	PLAN_LIST_ANSWERED,
 	PLAN_LIST_NEW,
 	PLAN_CONFIRM,
 	PLAN_WRITE,
@@ -183,6 +180,8 @@ tracker_pin_settings(void)
 		 * plan kept from when it was small would be kept for too long.
 		 */
 		{"enable_seqscan", "off"},
+		{"enable_sort", "off"},
+		{"enable_incremental_sort", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
 		{"enable_nestloop", "on"},
@@ -406,11 +405,24 @@ tracker_plan(TrackerPlan which, const char *sql, int nargs, Oid *types)
  * Listing
  */
 
+/*
+ * A listing goes through the index of pending rows: those never answered,
+ * whose status is null, and then the others.  This far it has come.
+ */
+static struct
+{
+	bool		all;			/* the others, too */
+	bool		answered;		/* it is at those */
+	char	   *status;			/* of the last row, "" before the first */
+	char	   *task_id;
+} tracker_position;
+
 typedef struct TrackerListing
 {
-	bool		all;
+	int			max;
 	TrackerListedVisit visit;
 	void	   *arg;
+	int			listed;
 } TrackerListing;
 
 /* A column of a fetched row as a C string, NULL for null. */
@@ -427,72 +439,117 @@ tracker_value(SPITupleTable *rows, uint64 row, int column, bool *isnull)
 	return SPI_getbinval(rows->vals[row], rows->tupdesc, column, isnull);
 }
 
+/* The text of a page's statement. */
+static char *
+tracker_list_sql(bool answered)
+{
+	return psprintf("SELECT task_id::pg_catalog.text,"
+					" server::pg_catalog.name,"
+					" owner::pg_catalog.name,"
+					" created_at::pg_catalog.timestamptz,"
+					" status::pg_catalog.text"
+					" FROM %s.anyvod_tasks"
+					" WHERE state = 'pending'"
+					" AND server IS NOT NULL AND owner IS NOT NULL"
+					" AND %s"
+					" ORDER BY status::pg_catalog.text,"
+					" task_id::pg_catalog.text LIMIT $3",
+					tracker_schema,
+					answered ?
+						"(status::pg_catalog.text, task_id::pg_catalog.text)"
+						" OPERATOR(pg_catalog.>) ($1, $2)" :
+						"status IS NULL AND task_id::pg_catalog.text"
+						" OPERATOR(pg_catalog.>) $2");
+}
+
+/* The next page begins after this row. */
+static void
+tracker_set_position(const char *status, const char *task_id)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	if (tracker_position.status != NULL)
+		pfree(tracker_position.status);
+	if (tracker_position.task_id != NULL)
+		pfree(tracker_position.task_id);
+	tracker_position.status = pstrdup(status ? status : "");
+	tracker_position.task_id = pstrdup(task_id);
+	MemoryContextSwitchTo(old);
+}
+
 static void
 tracker_list_body(void *arg)
 {
 	TrackerListing *listing = arg;
-	char	   *sql = psprintf("SELECT task_id::pg_catalog.text,"
-							   " server::pg_catalog.name,"
-							   " created_at::pg_catalog.timestamptz,"
-							   " status IS NOT NULL"
-							   " FROM %s.anyvod_tasks"
-							   " WHERE state = 'pending'"
-							   " AND server IS NOT NULL%s",
-							   tracker_schema,
-							   listing->all ? "" : " AND status IS NULL");
-	SPIPlanPtr	plan = tracker_plan(listing->all ? PLAN_LIST_ALL :
-												   PLAN_LIST_NEW,
-									sql, 0, NULL);
-	Portal		portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
-	MemoryContext strings = AllocSetContextCreate(CurrentMemoryContext,
-												  "anyvod listing",
-												  ALLOCSET_DEFAULT_SIZES);
+	bool		answered = tracker_position.answered;
+	Oid			types[3] = {TEXTOID, TEXTOID, INT4OID};
+	Datum		values[3];
+	SPIPlanPtr	plan;
+	SPITupleTable *rows;
 
-	/* A listing of millions may take longer than a batch of writes may. */
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	for (;;)
+	plan = tracker_plan(answered ? PLAN_LIST_ANSWERED : PLAN_LIST_NEW,
+						tracker_list_sql(answered), 3, types);
+	values[0] = CStringGetTextDatum(tracker_position.status);
+	values[1] = CStringGetTextDatum(tracker_position.task_id);
+	values[2] = Int32GetDatum(listing->max);
+	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not list pending tasks")));
+	rows = SPI_tuptable;
+	listing->listed = (int) SPI_processed;
+	for (int i = 0; i < listing->listed; i++)
 	{
-		SPITupleTable *rows;
+		TrackerListed row;
+		const char *status = tracker_string(rows, i, 5);
+		bool		isnull;
 
-		SPI_cursor_fetch(portal, true, TRACKER_FETCH);
-		if (SPI_processed == 0)
-			break;
-		rows = SPI_tuptable;
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			TrackerListed row;
-			bool		isnull;
-			MemoryContext old = MemoryContextSwitchTo(strings);
-
-			row.task_id = tracker_string(rows, i, 1);
-			row.server = tracker_string(rows, i, 2);
-			row.created_at =
-				DatumGetTimestampTz(tracker_value(rows, i, 3, &isnull));
-			row.answered = DatumGetBool(tracker_value(rows, i, 4, &isnull));
-			MemoryContextSwitchTo(old);
-			listing->visit(&row, listing->arg);
-		}
-		MemoryContextReset(strings);
-		SPI_freetuptable(rows);
+		row.task_id = tracker_string(rows, i, 1);
+		row.server = tracker_string(rows, i, 2);
+		row.owner = tracker_string(rows, i, 3);
+		row.created_at =
+			DatumGetTimestampTz(tracker_value(rows, i, 4, &isnull));
+		row.answered = status != NULL;
+		listing->visit(&row, listing->arg);
+		if (i == listing->listed - 1)
+			tracker_set_position(status, row.task_id);
 	}
-	SPI_cursor_close(portal);
 }
 
 /*
- * Visit the pending rows: all of them, or those that were never answered.
- * The strings that "visit" sees are gone after it.
+ * Begin to list the pending rows: all of them, or those that were never
+ * answered.
+ */
+void
+tracker_list_begin(bool all)
+{
+	tracker_position.all = all;
+	tracker_position.answered = false;
+	tracker_set_position("", "");
+}
+
+/*
+ * Visit up to "max" rows more; "more" says whether there may be others.  The
+ * strings that "visit" sees are gone after it.  A row that comes to stand
+ * before those visited is missed: whoever commits one wakes the worker.
  */
 TrackerOutcome
-tracker_list(bool all, TrackerListedVisit visit, void *arg)
+tracker_list_page(int max, TrackerListedVisit visit, void *arg, bool *more)
 {
-	TrackerListing listing = {all, visit, arg};
+	TrackerListing listing = {max, visit, arg, 0};
 	TrackerOutcome outcome;
 	ErrorData  *error;
 
+	*more = true;
 	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
 						  tracker_list_body, &listing, &error);
 	if (outcome == TRACKER_FAILED)
 		tracker_log("list pending tasks", error);
+	if (outcome != TRACKER_DONE || listing.listed == max)
+		return outcome;
+	*more = tracker_position.all && !tracker_position.answered;
+	tracker_position.answered = true;
+	tracker_set_position("", "");
 	return outcome;
 }
 

@@ -30,6 +30,7 @@ typedef struct TrackerListed
 {
 	const char *task_id;
 	const char *server;
+	const char *owner;
 	TimestampTz created_at;
 	bool		answered;		/* there has been an answer about it */
 } TrackerListed;
@@ -76,8 +77,9 @@ typedef void (*TrackerRowVisit)(const TrackerRow *row, void *arg);
 
 extern void tracker_pin_settings(void);
 extern bool tracker_find_table(Oid *table, char **schema);
-extern TrackerOutcome tracker_list(bool all, TrackerListedVisit visit,
-								   void *arg);
+extern void tracker_list_begin(bool all);
+extern TrackerOutcome tracker_list_page(int max, TrackerListedVisit visit,
+										void	   *arg, bool *more);
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
 extern TrackerOutcome tracker_expire(int max, int *removed);

@@ -84,6 +84,19 @@
 #define WORKER_LISTING_SHARE 10
 #define WORKER_FULL_LISTING_SHARE 100
 
+/* Rows of a page of a listing, fewer if that takes longer than this. */
+#define WORKER_PAGE 10000
+#define WORKER_LEAST_PAGE 100
+#define WORKER_PAGE_TIME (SECOND / 20)
+
+/*
+ * Rows that are too old and are not asked for, because of some lasting
+ * trouble, are looked for so often.  One that was too old from the beginning
+ * is given a chance to be asked for this long.
+ */
+#define WORKER_GIVE_UP_WAIT (10 * SECOND)
+#define WORKER_GRACE (3600 * SECOND)
+
 /* A question that is on its way: what its row said when it was asked. */
 typedef struct WorkerAsk
 {
@@ -118,6 +131,11 @@ static struct
 	bool		list_new;		/* rows without an answer may have come */
 	int64		list_all_at;	/* not before this */
 	int64		list_at;		/* no listing at all before this */
+	bool		listing;		/* one is under way */
+	bool		listing_all;	/* ... of rows of any kind */
+	int64		listing_time;	/* ... that has taken so long */
+	int			page_size;		/* rows of its next page */
+	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		expire_at;		/* when to remove old settled rows */
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
@@ -230,41 +248,88 @@ worker_on_listed(const TrackerListed *row, void *arg)
 	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
 		return;					/* the table's owner has dropped its check */
 	if (task == NULL)
-		(void) queue_add(row->task_id, row->server, row->created_at, now);
-	else if (task->queued &&
-			 strcmp(row->server, NameStr(task->server->name)) != 0)
-		queue_move(task, row->server, now);
+	{
+		(void) queue_add(row->task_id, row->server, row->owner,
+						 row->created_at, now);
+		return;
+	}
+	task->created_at = row->created_at;
+	if (task->queued && !queue_is_of(task, row->server, row->owner))
+		queue_move(task, row->server, row->owner, now);
 	else if (!row->answered)
 		queue_note_change(task, now);
 }
 
-/* Look for rows that are not known yet. */
+/*
+ * Begin to list, if that is due.  What is announced from now on may be missed,
+ * and leads to another listing.
+ */
+static bool
+worker_begin_listing(int64 now)
+{
+	bool		all = worker.list_all && now >= worker.list_all_at;
+
+	if (!all && !worker.list_new)
+		return false;
+	tracker_list_begin(all);
+	worker.listing = true;
+	worker.listing_all = all;
+	worker.listing_time = 0;
+	worker.list_new = false;
+	if (all)
+		worker.list_all = false;
+	return true;
+}
+
+/* A listing is over: not again for a while. */
+static void
+worker_end_listing(int64 now)
+{
+	worker.listing = false;
+	worker.list_at = now + WORKER_LISTING_SHARE * worker.listing_time;
+	if (worker.listing_all)
+		worker.list_all_at = now +
+			WORKER_FULL_LISTING_SHARE * worker.listing_time;
+}
+
+/* A page of a listing took so long: make the next one shorter, or longer. */
+static void
+worker_fit_page(int64 took)
+{
+	if (took > WORKER_PAGE_TIME)
+		worker.page_size = Max(worker.page_size / 2, WORKER_LEAST_PAGE);
+	else if (took < WORKER_PAGE_TIME / 2)
+		worker.page_size = Min(worker.page_size * 2, WORKER_PAGE);
+}
+
+/*
+ * Look for rows that are not known yet: a page each turn, so that no turn is
+ * long and no lock or snapshot is held for as long as a listing takes.
+ */
 static void
 worker_list(void)
 {
 	int64		begin = http_clock();
-	bool		all = worker.list_all && begin >= worker.list_all_at;
+	int64		now;
 	TrackerOutcome outcome;
 	int64		wait;
-	int64		end;
+	bool		more = true;
 
-	if (!(all || worker.list_new) || begin < worker.list_at)
+	if (begin < worker.list_at ||
+		(!worker.listing && !worker_begin_listing(begin)))
 		return;
 	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
-	outcome = tracker_list(all, worker_on_listed, &begin);
+	outcome = tracker_list_page(worker.page_size, worker_on_listed, &begin,
+								&more);
 	wait = worker_note_outcome(outcome);
-	end = http_clock();
-	if (outcome == TRACKER_DONE)
-	{
-		wait = WORKER_LISTING_SHARE * (end - begin);
-		worker.list_new = false;
-	}
-	worker.list_at = end + wait;
-	if (outcome == TRACKER_DONE && all)
-	{
-		worker.list_all = false;
-		worker.list_all_at = end + WORKER_FULL_LISTING_SHARE * (end - begin);
-	}
+	now = http_clock();
+	worker.listing_time += now - begin;
+	if (outcome != TRACKER_BUSY)
+		worker_fit_page(now - begin);
+	if (outcome != TRACKER_DONE)
+		worker.list_at = now + wait;
+	else if (!more)
+		worker_end_listing(now);
 	launcher_serve();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -438,9 +503,10 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	int64		paused_until;
 	WorkerAsk  *ask;
 
-	if (strcmp(row->server, NameStr(task->server->name)) != 0)
+	task->created_at = row->created_at;
+	if (!queue_is_of(task, row->server, row->owner))
 	{
-		queue_move(task, row->server, now);
+		queue_move(task, row->server, row->owner, now);
 		return;
 	}
 	worker_find_account(account, row);
@@ -449,9 +515,9 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 		worker_note_no_account(task, row, account);
 		return;
 	}
-	queue_note_limits(task->server, account->upstream);
-	paused_until = queue_account_paused(row->server, row->owner,
-										account->upstream->id, now);
+	queue_note_limits(task->account->server, account->upstream);
+	paused_until = queue_account_paused(task->account, account->upstream->id,
+										now);
 	if (paused_until > 0)
 	{
 		task->held = true;
@@ -467,7 +533,7 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	ask->request = http_start(worker.batch, account->upstream, task->task_id,
 							  ask);
 	task->polls++;
-	queue_note_start(task->server, now);
+	queue_note_start(task, now);
 	stat_note_request(ask->serverid, ask->umid);
 }
 
@@ -520,14 +586,27 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 		worker.ask_at = now + wait;
 }
 
+/* Read the rows of the tasks that were taken, and see to them. */
+static void
+worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
+{
+	const char *task_ids[WORKER_ROUND];
+	TrackerOutcome outcome;
+
+	for (int i = 0; i < n; i++)
+		task_ids[i] = tasks[i]->task_id;
+	pgstat_report_activity(STATE_RUNNING, "reading tasks that are due");
+	outcome = tracker_confirm(task_ids, n, visit, arg);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	worker_settle_round(tasks, n, outcome);
+}
+
 /* Ask for the tasks that are due.  Returns whether there may be more. */
 static bool
 worker_ask(void)
 {
 	QueueTask  *tasks[WORKER_ROUND];
-	const char *task_ids[WORKER_ROUND];
 	WorkerAccount account;
-	TrackerOutcome outcome;
 	int64		now = http_clock();
 	int			n;
 
@@ -536,15 +615,68 @@ worker_ask(void)
 	n = queue_take(tasks, worker.round_size, now);
 	if (n == 0)
 		return false;
-	for (int i = 0; i < n; i++)
-		task_ids[i] = tasks[i]->task_id;
-
 	memset(&account, 0, sizeof(account));
-	pgstat_report_activity(STATE_RUNNING, "reading tasks that are due");
-	outcome = tracker_confirm(task_ids, n, worker_on_confirmed, &account);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	worker_settle_round(tasks, n, outcome);
+	worker_read_rows(tasks, n, worker_on_confirmed, &account);
 	return n == WORKER_ROUND || worker.round_size < WORKER_ROUND;
+}
+
+
+/*
+ * Giving up
+ */
+
+/* A task that is not asked for and seemed too old: is its row? */
+static void
+worker_on_stuck(const TrackerRow *row, void *arg)
+{
+	QueueTask  *task = queue_find(row->task_id);
+	int64		now = http_clock();
+	const QueueTrouble *trouble;
+	TrackerChange *change;
+	WorkerAsk  *ask;
+
+	if (task == NULL || task->confirmed)
+		return;
+	task->created_at = row->created_at;
+	trouble = queue_trouble(task, now);
+	if (!queue_is_of(task, row->server, row->owner))
+		queue_move(task, row->server, row->owner, now);
+	else if (trouble == NULL || !worker_is_old(task))
+		queue_put(task, task->due);
+	else
+	{
+		ask = worker_make_ask(task, row);
+		ask->due = Max(task->due, now);
+		change = worker_add_change(ask, "abandoned");
+		change->error_code = MemoryContextStrdup(ask->context, trouble->code);
+		change->error_message = MemoryContextStrdup(ask->context,
+													trouble->message);
+	}
+	task->confirmed = true;
+}
+
+/*
+ * Give up rows that are too old and whose server or account is in trouble for
+ * long, so that no answer comes to do it.
+ */
+static void
+worker_give_up(void)
+{
+	QueueTask  *tasks[WORKER_ROUND];
+	int64		now = http_clock();
+	int64		age = anyvod_give_up_after * SECOND;
+	int			max = Min(worker.round_size, WRITER_BACKLOG - writer_backlog());
+	bool		more;
+	int			n;
+
+	if (max <= 0 || now < Max(worker.give_up_at, worker.ask_at) ||
+		!queue_is_stuck(now))
+		return;
+	n = queue_take_stuck(tasks, max, GetCurrentTimestamp() - age,
+						 Min(age, WORKER_GRACE), now, &more);
+	worker.give_up_at = more ? now : now + WORKER_GIVE_UP_WAIT;
+	if (n > 0)
+		worker_read_rows(tasks, n, worker_on_stuck, NULL);
 }
 
 
@@ -592,7 +724,7 @@ worker_next(const QueueTask *task, const Answer *answer, int64 now)
 		answer->started_at :
 		task->created_at;
 	ScheduleTask running = {
-		.server = NameStr(task->server->name),
+		.server = NameStr(task->account->server_name),
 		.task_type = answer->task_type,
 		.model = answer->model,
 		.elapsed = Max(GetCurrentTimestamp() - started, 0),
@@ -607,9 +739,9 @@ worker_on_running(WorkerAsk *ask, const Answer *answer, int64 now)
 {
 	QueueTask  *task = ask->task;
 
-	task->failures = task->troubles = 0;
+	task->troubles = 0;
 	task->held = false;
-	queue_note_success(task->server, ask->request->started);
+	queue_note_answer(task, ask->request->started);
 	ask->due = worker_next(task, answer, now);
 	if (worker_is_old(task))
 		worker_add_change(ask, "abandoned")->answer = answer;
@@ -624,7 +756,7 @@ static void
 worker_on_ended(WorkerAsk *ask, const Answer *answer, const char *state,
 				int64 now)
 {
-	queue_note_success(ask->task->server, ask->request->started);
+	queue_note_answer(ask->task, ask->request->started);
 	ask->due = now;				/* if it cannot be written now */
 	worker_add_change(ask, state)->answer = answer;
 }
@@ -636,16 +768,19 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 {
 	QueueTask  *task = ask->task;
 	const char *code = worker_code(answer);
+	uint32		now_ms = (uint32) (now / 1000);
+	int64		since;
 
-	queue_note_success(task->server, ask->request->started);
+	queue_note_answer(task, ask->request->started);
 	if (task->troubles == 0 || task->trouble != why)
 	{
 		task->trouble = why;
 		task->troubles = 0;
-		task->trouble_since = now;
+		task->trouble_since = now_ms;
 	}
 	worker_count(&task->troubles);
-	if (schedule_is_final(why, task->troubles, now - task->trouble_since))
+	since = (now_ms - task->trouble_since) * INT64CONST(1000);
+	if (schedule_is_final(why, task->troubles, since))
 	{
 		TrackerChange *change;
 
@@ -662,24 +797,32 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 
 /*
  * The server is in trouble.  That is not written into the row, unless it is
- * to be abandoned.
+ * to be abandoned.  One that wants fewer questions is asked again as soon as
+ * its pause is over; but a task that alone meets that has a clock of its own.
  */
 static void
 worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 						 const char *message, int64 now)
 {
 	QueueTask  *task = ask->task;
+	QueueServer *server = task->account->server;
 
-	task->held = true;
-	worker_count(&task->failures);
 	/* What is said under 200 is about the task; the server does answer. */
 	if (why == SCHEDULE_TRANSIENT && ask->request->status == 200)
-		queue_note_success(task->server, ask->request->started);
+		queue_note_success(server, ask->request->started);
 	else
-		queue_note_failure(task->server, why, ask->request->retry_after,
+	{
+		queue_note_failure(task, why, ask->request->retry_after,
 						   ask->request->started, now, worker_random());
-	ask->due = now;				/* after the server's pause, if limited */
-	if (why != SCHEDULE_RATE_LIMITED)
+		queue_note_trouble(&server->trouble, code, message, now);
+	}
+	task->held = true;
+	worker_count(&task->failures);
+	ask->due = now;
+	if (now >= server->health.paused_until)
+		ask->due += Max(worker_retry(why, task->failures),
+						ask->request->retry_after * SECOND);
+	else if (why != SCHEDULE_RATE_LIMITED)
 		ask->due += worker_retry(why, task->failures);
 	if (worker_is_old(task))
 	{
@@ -699,15 +842,16 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 	QueueTask  *task = ask->task;
 	int64		until = now + worker_retry(SCHEDULE_AUTH, 1);
 
-	queue_note_success(task->server, ask->request->started);
+	queue_note_success(task->account->server, ask->request->started);
+	queue_note_trouble(&task->account->trouble, worker_code(answer),
+					   answer->error_message, now);
 	task->held = true;
 	ask->due = until;
 	if (upstream_forget(ask->serverid, ask->userid) && task->failures == 0)
 		ask->due = now;			/* the key's file may hold another by now */
 	else
 	{
-		queue_pause_account(NameStr(ask->server), NameStr(ask->owner),
-							ask->upstream_id, until);
+		queue_pause_account(task->account, ask->upstream_id, until);
 		stat_note_refused_key(ask->serverid, ask->umid, until);
 	}
 	worker_count(&task->failures);
@@ -829,17 +973,18 @@ worker_read(void)
 		   (request = http_finished(worker.batch)) != NULL)
 	{
 		WorkerAsk  *ask = request->tag;
-		QueueServer *server = ask->task->server;
+		QueueServer *server = ask->task->account->server;
 		Oid			serverid = ask->serverid;
 		int64		now = http_clock();
 
 		http_keep(request);
-		server->in_flight--;
+		queue_note_end(ask->task);
 		if (request->outcome == HTTP_ANSWERED)
 			worker_on_answer(ask, worker_read_answer(ask), now);
 		else
 			worker_on_no_answer(ask, now);
-		stat_note_pause(serverid, server->paused_until, server->paused_why);
+		stat_note_pause(serverid, server->health.paused_until,
+						server->health.paused_why);
 	}
 }
 
@@ -953,7 +1098,7 @@ worker_time_to_wait(void)
 	int64		now = http_clock();
 	int64		until = QUEUE_NEVER;
 
-	if (worker.list_new)
+	if (worker.list_new || worker.listing)
 		until = Min(until, worker.list_at);
 	if (worker.list_all)
 		until = Min(until, Max(worker.list_at, worker.list_all_at));
@@ -962,8 +1107,11 @@ worker_time_to_wait(void)
 		until = Min(until, Max(queue_next(now), worker.ask_at));
 	if (anyvod_retention > 0)
 		until = Min(until, worker.expire_at);
+	if (writer_backlog() < WRITER_BACKLOG && queue_is_stuck(now))
+		until = Min(until, Max(worker.give_up_at, worker.ask_at));
 
-	if (queue_size() > 0 || worker.list_all || worker.list_new)
+	if (queue_size() > 0 || worker.list_all || worker.list_new ||
+		worker.listing)
 		worker.idle_since = 0;
 	else
 	{
@@ -1005,6 +1153,7 @@ worker_init(void)
 	queue_init();
 	writer_init(worker_on_written);
 	worker.round_size = WORKER_ROUND;
+	worker.page_size = WORKER_LEAST_PAGE;
 	worker.list_all = true;
 }
 
@@ -1017,8 +1166,12 @@ worker_first_look(void)
 		worker.news = launcher_news();
 		worker.list_all = true;
 		worker.list_all_at = worker.list_at = 0;
-		worker_list();
-		if (worker.absent || (!worker.list_all && queue_size() == 0))
+		worker.listing = false;
+		do
+			worker_list();
+		while (worker.listing && worker.list_at == 0 && queue_size() == 0);
+		if (worker.absent ||
+			(!worker.list_all && !worker.listing && queue_size() == 0))
 		{
 			worker_leave();
 			worker.absent = false;
@@ -1039,6 +1192,7 @@ worker_turn(void)
 	worker_read();
 	worker_write();
 	worker_expire();
+	worker_give_up();
 	if (worker_ask())
 		timeout = 0;
 	MemoryContextReset(worker.round);
