@@ -9,6 +9,7 @@
 MODULE_big = anyvod
 OBJS = \
 	$(WIN32RES) \
+	src/announce.o \
 	src/answer.o \
 	src/anyvod.o \
 	src/ask.o \
@@ -29,6 +30,7 @@ OBJS = \
 	src/upstream.o \
 	src/value.o \
 	src/wait.o \
+	src/watch.o \
 	src/wire.o \
 	src/worker.o \
 	src/writer.o

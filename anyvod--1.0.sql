@@ -258,7 +258,7 @@ COMMENT ON FUNCTION @extschema@.anyvod_wake() IS
 --
 
 CREATE FUNCTION @extschema@.anyvod_stat_get_workers(
-    OUT datid oid, OUT pid integer, OUT state text,
+    OUT datid oid, OUT pid integer, OUT state text, OUT hint text,
     OUT pending bigint, OUT in_flight bigint, OUT due bigint, OUT late bigint,
     OUT polls bigint, OUT running bigint, OUT succeeded bigint,
     OUT failed bigint, OUT no_output bigint, OUT auth bigint,
@@ -279,8 +279,8 @@ COMMENT ON FUNCTION @extschema@.anyvod_stat_get_workers() IS
     'what anyvod_stat_worker shows';
 
 CREATE VIEW @extschema@.anyvod_stat_worker WITH (security_invoker = true) AS
-    SELECT d.datname, w.pid, w.state, w.pending, w.in_flight, w.due, w.late,
-           w.polls, w.running, w.succeeded, w.failed, w.no_output, w.auth,
+    SELECT d.datname, w.pid, w.state, w.hint, w.pending, w.in_flight,
+           w.due, w.late, w.polls, w.running, w.succeeded, w.failed, w.no_output, w.auth,
            w.rate_limited, w.unknown_task, w.transient, w.rejected,
            w.unreadable, w.no_answer, w.changes_written, w.unchanged,
            w.request_p50_ms, w.request_p95_ms, w.request_p99_ms,

@@ -17,6 +17,10 @@
  * server starts, the launcher visits each database once: a worker that finds
  * nothing to do leaves at once.
  *
+ * With more databases than process slots or places, they take turns: while one
+ * waits, a worker that has had its turn is told to make room.  Nobody wakes up
+ * for that unless somebody waits.
+ *
  * If the server crashes, shared memory starts afresh and so does the launcher;
  * the tables are the truth, so nothing needs to be kept here.
  *
@@ -32,10 +36,9 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
-#include "commands/dbcommands.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/condition_variable.h"
@@ -45,17 +48,16 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
-#include "tcop/tcopprot.h"
-#include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "announce.h"
 #include "anyvod.h"
+#include "http.h"
 #include "launcher.h"
 #include "neighbour.h"
 #include "stat.h"
@@ -64,18 +66,22 @@
 #define LAUNCHER_FIRST_BACKOFF 200
 #define LAUNCHER_LAST_BACKOFF (60 * 1000)
 
-/*
- * How long, in milliseconds, a command that wants a database for itself waits
- * for its worker to end by itself, and then for its being terminated.
- */
-#define LAUNCHER_ASIDE_WAIT 300
-#define LAUNCHER_TERMINATE_WAIT 500
-
 /* Running for so long, in milliseconds, makes earlier failures forgotten. */
 #define LAUNCHER_GOOD_RUN (60 * 1000)
 
-/* While no process slot is free, look again after so long (milliseconds). */
+/* While somebody waits for a slot or place, look again after this (ms). */
 #define LAUNCHER_SLOT_WAIT 1000
+
+/*
+ * While databases wait, a worker makes room after a turn of so long; after the
+ * shorter one, if it has nothing to do for so long (milliseconds).
+ */
+#define LAUNCHER_TURN (10 * 1000)
+#define LAUNCHER_SHORT_TURN (2 * 1000)
+#define LAUNCHER_REST (10 * 1000)
+
+/* What is missing is said in the log no oftener than this (milliseconds). */
+#define LAUNCHER_REPORT_EVERY (10 * 60 * 1000)
 
 /* One database that has, or may have, work.  Guarded by the lock. */
 typedef struct LauncherPlace
@@ -84,6 +90,12 @@ typedef struct LauncherPlace
 	pid_t		worker;			/* attached worker, 0 if none */
 	uint32		wakes;			/* how often work was announced */
 	uint32		changes;		/* how often servers or mappings changed */
+	uint32		mends;			/* how often roles, rights or the table did */
+	bool		outdated;		/* settings that the worker has read changed */
+	bool		turn_over;		/* others wait: the worker is to make room */
+	TimestampTz serving_since;	/* if "serving" */
+	pg_atomic_uint64 rests_until;	/* http_clock() when the worker has
+									 * something to do, written without lock */
 	pid_t		banned_by;		/* who wants it without a worker, or 0 */
 	bool		recheck;		/* is the database still there? */
 	bool		serving;		/* the worker has looked, and stays */
@@ -104,7 +116,12 @@ typedef struct LauncherShared
 {
 	ConditionVariable settled[LAUNCHER_CONDITIONS];
 	pid_t		launcher;		/* 0 while it is not running */
-	bool		crowded;		/* work was announced that found no place */
+	bool		prepared;		/* a prepared transaction may change servers,
+								 * mappings, roles or rights */
+	int			ncrowd;
+	Oid			crowd[LAUNCHER_CROWD];	/* databases that wait for a place, in
+										 * turn */
+	bool		crowd_overflowed;	/* and there are others */
 	int			nplaces;
 	LauncherPlace places[FLEXIBLE_ARRAY_MEMBER];
 } LauncherShared;
@@ -116,6 +133,7 @@ typedef struct LauncherStart
 	TimestampTz started;
 	int			backoff;		/* milliseconds, 0 after success */
 	TimestampTz retry_at;		/* no start before this */
+	TimestampTz waits_since;	/* for a worker, 0 if it does not */
 } LauncherStart;
 
 static LauncherShared *shared = NULL;
@@ -123,14 +141,6 @@ static LWLock *shared_lock = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-static ProcessUtility_hook_type prev_process_utility = NULL;
-
-/* This session: what the transaction that is under way has done. */
-static bool work_noted = false; /* rows to be asked for */
-static bool change_noted = false;	/* servers, mappings or rights changed */
-static Oid	created = InvalidOid;	/* a database, which may have rows */
-static bool committed = false;	/* it has committed, nobody was told yet */
-static Oid	banned = InvalidOid;	/* database that it wants without worker */
 
 /* This worker: its place. */
 static LauncherPlace *my_place = NULL;
@@ -142,9 +152,10 @@ static bool own_work = false;
 static LauncherStart *starts = NULL;
 static List *to_visit = NIL;
 static Oid	visited = InvalidOid;	/* being visited right now */
+static int *line = NULL;		/* places, by how long they wait */
 static bool slots_wanted = false;	/* none was free in this round */
-static bool slots_missing = false;	/* said so in the log */
-static bool places_missing = false; /* said so in the log */
+static TimestampTz slots_reported = 0;	/* said so in the log */
+static TimestampTz places_reported = 0; /* said so in the log */
 
 
 /*
@@ -209,12 +220,28 @@ launcher_find_or_make(Oid database)
 	{
 		memset(place, 0, sizeof(LauncherPlace));
 		place->database = database;
+		pg_atomic_init_u64(&place->rests_until, 0);
 	}
 	return place;
 }
 
-/* Set the latch of a process if it is still there. */
+/* Have a database wait for a place, after the others.  The lock is held. */
 static void
+launcher_join_crowd(Oid database)
+{
+	for (int i = 0; i < shared->ncrowd; i++)
+	{
+		if (shared->crowd[i] == database)
+			return;
+	}
+	if (shared->ncrowd < LAUNCHER_CROWD)
+		shared->crowd[shared->ncrowd++] = database;
+	else
+		shared->crowd_overflowed = true;
+}
+
+/* Set the latch of a process if it is still there. */
+void
 launcher_set_latch(pid_t pid)
 {
 	PGPROC	   *proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
@@ -272,27 +299,60 @@ launcher_tell_sleepers(void)
 	ConditionVariableBroadcast(launcher_condition(MyDatabaseId));
 }
 
-/*
- * Announce that a database has work, or that its servers or mappings have
- * changed; the latter matters only where there is a worker.  Must not throw.
- */
-static void
-launcher_announce(Oid database, bool work, bool change)
+/* Count what is announced up in a place; returns whom to wake. */
+static pid_t
+launcher_count_news(LauncherPlace *place, int news)
 {
+	if (news & (LAUNCHER_WORK | LAUNCHER_CHANGE))
+		place->wakes++;
+	if (news & LAUNCHER_CHANGE)
+		place->changes++;
+	if (news & LAUNCHER_MEND)
+		place->mends++;
+	if ((news & LAUNCHER_SETTINGS) && place->worker != 0)
+		place->outdated = true;
+	return place->worker;
+}
+
+/* Announce something to all workers.  Must not throw. */
+static void
+launcher_announce_to_all(int news)
+{
+	for (int i = 0; i < shared->nplaces; i++)
+	{
+		LauncherPlace *place = &shared->places[i];
+		pid_t		worker = 0;
+
+		LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+		if (OidIsValid(place->database))
+			worker = launcher_count_news(place, news);
+		LWLockRelease(shared_lock);
+		launcher_set_latch(worker);
+	}
+}
+
+/*
+ * Announce news, LAUNCHER_... or several of them, to the worker of a database,
+ * InvalidOid for all.  Only work has one started.  Must not throw.
+ */
+void
+launcher_announce(Oid database, int news)
+{
+	bool		work = (news & LAUNCHER_WORK) != 0;
 	LauncherPlace *place;
 	pid_t		pid = 0;
 
+	if (!OidIsValid(database))
+	{
+		launcher_announce_to_all(news);
+		return;
+	}
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	place = work ? launcher_find_or_make(database) : launcher_find(database);
 	if (place != NULL)
-	{
-		place->wakes++;
-		if (change)
-			place->changes++;
-		pid = place->worker;
-	}
+		pid = launcher_count_news(place, news);
 	else if (work)
-		shared->crowded = true;
+		launcher_join_crowd(database);
 	if (pid == 0)
 		pid = shared->launcher;
 	LWLockRelease(shared_lock);
@@ -303,16 +363,14 @@ launcher_announce(Oid database, bool work, bool change)
 }
 
 /* The command that wanted a database for itself has ended. */
-static void
-launcher_unban(void)
+void
+launcher_unban(Oid database)
 {
 	LauncherPlace *place;
 	pid_t		launcher;
 
-	if (!OidIsValid(banned))
-		return;
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	place = launcher_find(banned);
+	place = launcher_find(database);
 	if (place != NULL && place->banned_by == MyProcPid)
 	{
 		place->banned_by = 0;
@@ -320,141 +378,51 @@ launcher_unban(void)
 	}
 	launcher = shared->launcher;
 	LWLockRelease(shared_lock);
-	banned = InvalidOid;
 	launcher_set_latch(launcher);
 }
 
-/*
- * The transaction ends.  If it commits, what it noted is announced a little
- * later, when the catalog changes that it made have been sent to all and its
- * locks are gone: a worker that is woken before could still see the old ones.
- */
-static void
-launcher_at_xact_end(XactEvent event, void *arg)
-{
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			committed = work_noted || change_noted || OidIsValid(created);
-			launcher_unban();
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			work_noted = change_noted = false;
-			created = InvalidOid;
-			launcher_unban();
-			break;
-		default:
-			break;
-	}
-}
-
-/* The transaction has given its locks back. */
-static void
-launcher_at_release(ResourceReleasePhase phase, bool is_commit,
-					bool		is_top_level, void *arg)
-{
-	bool		work = work_noted;
-	bool		change = change_noted;
-	Oid			copy = created;
-
-	if (!committed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
-		return;
-	committed = work_noted = change_noted = false;
-	created = InvalidOid;
-	if (work || change)
-		launcher_announce(MyDatabaseId, work, change);
-	if (OidIsValid(copy))
-		launcher_announce(copy, true, false);
-}
-
-/* Have the end of this session's transactions seen, from the first need on. */
-static void
-launcher_watch_xacts(void)
-{
-	static bool registered = false;
-
-	if (registered)
-		return;
-	RegisterXactCallback(launcher_at_xact_end, NULL);
-	RegisterResourceReleaseCallback(launcher_at_release, NULL);
-	registered = true;
-}
-
-/*
- * Note that this transaction makes work: its commit will announce it, once.
- * In a worker, what users have added to the table has made it; the loop
- * sees to that itself.
- */
+/* A transaction has been prepared that changes what workers go by. */
 void
-launcher_note_work(void)
+launcher_note_prepared(void)
 {
-	if (shared == NULL)
-		return;
-	if (my_place != NULL)
-	{
-		own_work = true;
-		return;
-	}
-	launcher_watch_xacts();
-	work_noted = true;
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	shared->prepared = true;
+	LWLockRelease(shared_lock);
 }
 
-/* Wait until a worker has ended, at most so many milliseconds. */
-static void
-launcher_await_end(pid_t worker, int wait)
+/* May a prepared transaction change what workers go by? */
+bool
+launcher_has_prepared(void)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													wait);
-
-	while (BackendPidGetProc(worker) != NULL &&
-		   GetCurrentTimestamp() < until)
-	{
-		CHECK_FOR_INTERRUPTS();
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
-						 5, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
+	return shared != NULL && shared->prepared;
 }
 
 /*
- * A command of this session wants a database for itself, and may have it:
- * send its worker away, and start no other until the transaction has ended.
+ * Let no worker be started in a database until launcher_unban(); *worker is
+ * the one that it has, 0 if none.  Returns false if the database has no place,
+ * hence nothing to do.
  */
-void
-launcher_ban(Oid database)
+bool
+launcher_ban(Oid database, pid_t *worker)
 {
 	LauncherPlace *place;
-	pid_t		worker = 0;
 
-	if (shared == NULL)
-		return;
-	launcher_watch_xacts();
+	*worker = 0;
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	place = launcher_find(database);
 	if (place != NULL)
 	{
 		place->banned_by = MyProcPid;
-		worker = place->worker;
+		*worker = place->worker;
 	}
 	LWLockRelease(shared_lock);
-	if (place == NULL)
-		return;
-	banned = database;
-	if (worker == 0)
-		return;
-	launcher_set_latch(worker);
-	launcher_await_end(worker, LAUNCHER_ASIDE_WAIT);
-	if (BackendPidGetProc(worker) == NULL)
-		return;
-	(void) kill(worker, SIGTERM);
-	launcher_await_end(worker, LAUNCHER_TERMINATE_WAIT);
+	return place != NULL;
 }
 
 /*
- * Copy what there is to be seen of the databases with a place to "views", which
- * has room for anyvod_max_databases; returns how many there are.
+ * Copy what there is to be seen of the databases that have a place or wait for
+ * one to "views", which has room for launcher_most_views(); returns how many
+ * there are.
  */
 int
 launcher_view(LauncherView *views)
@@ -472,82 +440,25 @@ launcher_view(LauncherView *views)
 		views[n].worker = place->worker;
 		views[n].serving = place->serving;
 		views[n].banned = place->banned_by != 0;
+		views[n].placeless = false;
 		views[n].slotless = place->slotless;
 		views[n].failing = place->failing;
 		n++;
+	}
+	for (int i = 0; i < shared->ncrowd; i++)
+	{
+		memset(&views[n], 0, sizeof(LauncherView));
+		views[n].database = shared->crowd[i];
+		views[n++].placeless = true;
 	}
 	LWLockRelease(shared_lock);
 	return n;
 }
 
-/*
- * Does a command change who may ask which server, where and with which key,
- * whether the table's owner may use its schema, or whether there is a table?
- */
-static bool
-launcher_is_change(Node *command)
+int
+launcher_most_views(void)
 {
-	switch (nodeTag(command))
-	{
-		case T_CreateForeignServerStmt:
-		case T_AlterForeignServerStmt:
-		case T_CreateUserMappingStmt:
-		case T_AlterUserMappingStmt:
-		case T_DropUserMappingStmt:
-		case T_CreateRoleStmt:
-		case T_GrantRoleStmt:
-		case T_AlterExtensionStmt:
-			return true;
-		case T_DropStmt:
-			return ((DropStmt *) command)->removeType == OBJECT_EXTENSION;
-		case T_GrantStmt:
-			return ((GrantStmt *) command)->objtype == OBJECT_FOREIGN_SERVER ||
-				((GrantStmt *) command)->objtype == OBJECT_SCHEMA;
-		case T_RenameStmt:
-			return ((RenameStmt *) command)->renameType ==
-				OBJECT_FOREIGN_SERVER;
-		case T_AlterOwnerStmt:
-			return ((AlterOwnerStmt *) command)->objectType ==
-				OBJECT_FOREIGN_SERVER;
-		default:
-			return false;
-	}
-}
-
-/*
- * Look at utility commands, after they have been carried out: a changed
- * server or mapping ends the pauses of those that were in trouble; what
- * COMMIT PREPARED commits, and a new database that is a copy, may have work.
- */
-static void
-launcher_process_utility(PlannedStmt *statement, const char *query,
-						 bool read_only, ProcessUtilityContext context,
-						 ParamListInfo params, QueryEnvironment *environment,
-						 DestReceiver *dest, QueryCompletion *completion)
-{
-	Node	   *command = statement->utilityStmt;
-	bool		change = launcher_is_change(command);
-	bool		work = IsA(command, TransactionStmt) &&
-		((TransactionStmt *) command)->kind == TRANS_STMT_COMMIT_PREPARED;
-
-	neighbour_make_way(command);
-	if (prev_process_utility)
-		prev_process_utility(statement, query, read_only, context, params,
-							 environment, dest, completion);
-	else
-		standard_ProcessUtility(statement, query, read_only, context, params,
-								environment, dest, completion);
-
-	if (work)
-		work = OidIsValid(get_extension_oid("anyvod", true));
-	if (IsA(command, CreatedbStmt))
-		created = get_database_oid(((CreatedbStmt *) command)->dbname, true);
-	if (!(change || work || OidIsValid(created)) || my_place != NULL ||
-		!OidIsValid(MyDatabaseId))
-		return;
-	launcher_watch_xacts();
-	work_noted |= work;
-	change_noted |= change;
+	return shared->nplaces + LAUNCHER_CROWD;
 }
 
 
@@ -607,7 +518,7 @@ launcher_attach(void)
 	before_shmem_exit(launcher_detach, (Datum) 0);
 }
 
-/* Is this process a worker with a place? */
+/* Is this process a worker that has its place? */
 bool
 launcher_is_worker(void)
 {
@@ -624,9 +535,17 @@ launcher_serve(void)
 		return;
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	my_place->serving = true;
+	my_place->serving_since = GetCurrentTimestamp();
 	launcher = shared->launcher;
 	LWLockRelease(shared_lock);
 	launcher_set_latch(launcher);	/* it may visit the next database */
+}
+
+/* What users have added to the table has made work while this worker wrote. */
+void
+launcher_note_own_work(void)
+{
+	own_work = true;
 }
 
 /* What was announced to this worker. */
@@ -638,7 +557,9 @@ launcher_news(void)
 	LWLockAcquire(shared_lock, LW_SHARED);
 	news.wakes = my_place->wakes;
 	news.changes = my_place->changes;
-	news.banned = my_place->banned_by != 0;
+	news.mends = my_place->mends;
+	news.go = my_place->banned_by != 0 || my_place->outdated;
+	news.turn_over = my_place->turn_over;
 	LWLockRelease(shared_lock);
 	news.own_work = own_work;
 	own_work = false;
@@ -670,17 +591,56 @@ launcher_leave(uint32 wakes)
 }
 
 /*
- * Make way for a command that wants the database for itself; the place is
- * kept, so that a worker comes back when that has ended.
+ * This worker has nothing to do until then, in http_clock(), unless it is told
+ * of something.
+ */
+void
+launcher_note_rest(int64 until)
+{
+	pg_atomic_write_u64(&my_place->rests_until, (uint64) until);
+}
+
+/* This worker gives its place up, or leaves it to the next. */
+static void
+launcher_let_go(bool give_up)
+{
+	my_place->worker = 0;
+	my_place->serving = false;
+	my_place->outdated = false;
+	my_place->turn_over = false;
+	if (give_up)
+		memset(my_place, 0, sizeof(LauncherPlace));
+	my_place = NULL;
+}
+
+/*
+ * Make way for a command that wants the database for itself, or for a worker
+ * that starts from other settings; the place is kept, so that one comes when
+ * that has ended.
  */
 void
 launcher_step_aside(void)
 {
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	my_place->worker = 0;
-	my_place->serving = false;
+	launcher_let_go(false);
 	LWLockRelease(shared_lock);
-	my_place = NULL;
+}
+
+/*
+ * This worker's turn is over.  Its database waits for the next one, after all
+ * who wait already: for a worker, or for a place if others wait for that.
+ */
+void
+launcher_end_turn(void)
+{
+	bool		crowded;
+
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	crowded = shared->ncrowd > 0;
+	if (crowded)
+		launcher_join_crowd(MyDatabaseId);
+	launcher_let_go(crowded);
+	LWLockRelease(shared_lock);
 }
 
 
@@ -823,16 +783,29 @@ launcher_reap(LauncherStart *start, LauncherPlace *place)
 	start->retry_at = TimestampTzPlusMilliseconds(now, start->backoff);
 }
 
-/* Say once that a database waits for a process slot. */
+/* May the log say, and not too often, that something is missing? */
+static bool
+launcher_may_report(bool missing, TimestampTz *reported)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!missing ||
+		(*reported != 0 &&
+		 !TimestampDifferenceExceeds(*reported, now, LAUNCHER_REPORT_EVERY)))
+		return false;
+	*reported = now;
+	return true;
+}
+
+/* Say that databases wait for a process slot. */
 static void
 launcher_report_slots(void)
 {
-	if (slots_wanted && !slots_missing)
+	if (launcher_may_report(slots_wanted, &slots_reported))
 		ereport(LOG,
 				(errmsg("no background worker slot is free for anyvod"),
-				 errdetail("Databases with pending tasks wait for one."),
+				 errdetail("Databases with pending tasks take turns."),
 				 errhint("Consider raising \"max_worker_processes\".")));
-	slots_missing = slots_wanted;
 }
 
 /*
@@ -869,6 +842,7 @@ launcher_tend(int i, long *timeout)
 	{
 		start->backoff = 0;
 		start->retry_at = 0;
+		start->waits_since = 0;
 		return;
 	}
 	if (start->handle != NULL || worker != 0 || !anyvod_worker)
@@ -902,7 +876,11 @@ launcher_tend(int i, long *timeout)
 	place->recheck = false;
 	LWLockRelease(shared_lock);
 	start->started = now;
+	if (start->waits_since == 0)
+		start->waits_since = now;
 	started = launcher_start_worker(start, database);
+	if (started)
+		start->waits_since = 0;
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	place->slotless = !started;
 	if (started)
@@ -931,7 +909,7 @@ launcher_visit(void)
 		{
 			LWLockAcquire(shared_lock, LW_SHARED);
 			place = launcher_find(visited);
-			busy = place != NULL && !place->serving &&
+			busy = place != NULL && !place->serving && !place->slotless &&
 				starts[place - shared->places].backoff == 0;
 			LWLockRelease(shared_lock);
 			if (busy)
@@ -942,37 +920,169 @@ launcher_visit(void)
 
 		LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 		place = launcher_find_or_make(linitial_oid(to_visit));
+		if (place == NULL && shared->ncrowd < LAUNCHER_CROWD)
+		{
+			launcher_join_crowd(linitial_oid(to_visit));
+			to_visit = list_delete_first(to_visit);
+			LWLockRelease(shared_lock);
+			continue;
+		}
 		LWLockRelease(shared_lock);
 		if (place == NULL)
-			return;				/* a worker that leaves makes room */
+			return;				/* whoever leaves makes room */
 		visited = linitial_oid(to_visit);
 		to_visit = list_delete_first(to_visit);
 		return;
 	}
 }
 
-/* Look after databases that found no place. */
+/* Give places that have become free to who waits for one. */
 static void
-launcher_check_crowd(void)
+launcher_seat_crowd(void)
 {
-	bool		crowded;
-	bool		again;
+	LauncherPlace *place;
+	int			n = 0;
+	bool		others;
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	again = shared->crowded && launcher_find(InvalidOid) != NULL;
-	if (again)
-		shared->crowded = false;
-	crowded = shared->crowded;
+	while (n < shared->ncrowd &&
+		   (place = launcher_find_or_make(shared->crowd[n])) != NULL)
+	{
+		place->recheck = true;
+		n++;
+	}
+	shared->ncrowd -= n;
+	memmove(shared->crowd, shared->crowd + n, shared->ncrowd * sizeof(Oid));
+	others = shared->crowd_overflowed && shared->ncrowd == 0;
+	if (others)
+		shared->crowd_overflowed = false;
+	n = shared->ncrowd;
 	LWLockRelease(shared_lock);
 
-	if (again)
+	if (others)
 		launcher_list_databases();
-	if (crowded && !places_missing)
+	if (launcher_may_report(n > 0, &places_reported))
 		ereport(LOG,
 				(errmsg("all %d databases that anyvod serves at once have pending tasks",
 						shared->nplaces),
+				 errdetail("Databases with pending tasks take turns."),
 				 errhint("Consider raising \"anyvod.max_databases\".")));
-	places_missing = crowded;
+}
+
+
+/*
+ * The launcher: taking turns
+ */
+
+/* Those that wait come first, in the order in which they began to. */
+static int
+launcher_compare_waits(const void *a, const void *b)
+{
+	TimestampTz wait_a = starts[*(const int *) a].waits_since;
+	TimestampTz wait_b = starts[*(const int *) b].waits_since;
+
+	if (wait_a == wait_b)
+		return *(const int *) a - *(const int *) b;
+	if (wait_a == 0 || wait_b == 0)
+		return wait_a == 0 ? 1 : -1;
+	return wait_a < wait_b ? -1 : 1;
+}
+
+/* May the worker of a place be told that its turn is over? */
+static bool
+launcher_has_had_turn(LauncherPlace *place, TimestampTz now)
+{
+	int64		rests_until;
+
+	if (place->worker == 0 || !place->serving || place->turn_over)
+		return false;
+	if (TimestampDifferenceExceeds(place->serving_since, now, LAUNCHER_TURN))
+		return true;
+	rests_until = (int64) pg_atomic_read_u64(&place->rests_until);
+	return TimestampDifferenceExceeds(place->serving_since, now,
+									  LAUNCHER_SHORT_TURN) &&
+		rests_until >= http_clock() + LAUNCHER_REST * INT64CONST(1000);
+}
+
+/* The place whose worker is missed least, NULL if none has had its turn. */
+static LauncherPlace *
+launcher_choose(TimestampTz now)
+{
+	LauncherPlace *chosen = NULL;
+	int64		chosen_rest = 0;
+
+	for (int i = 0; i < shared->nplaces; i++)
+	{
+		LauncherPlace *place = &shared->places[i];
+		int64		rest;
+
+		if (!OidIsValid(place->database) || !launcher_has_had_turn(place, now))
+			continue;
+		rest = (int64) pg_atomic_read_u64(&place->rests_until);
+		if (chosen == NULL || rest > chosen_rest ||
+			(rest == chosen_rest &&
+			 place->serving_since < chosen->serving_since))
+		{
+			chosen = place;
+			chosen_rest = rest;
+		}
+	}
+	return chosen;
+}
+
+/* How many databases wait for whom no worker makes room yet. */
+static int
+launcher_count_waiting(void)
+{
+	int			waiting;
+
+	LWLockAcquire(shared_lock, LW_SHARED);
+	waiting = shared->ncrowd;
+	for (int i = 0; i < shared->nplaces; i++)
+	{
+		const LauncherPlace *place = &shared->places[i];
+		bool		ending = starts[i].handle != NULL && place->worker == 0 &&
+			!place->failed;
+
+		if (place->slotless)
+			waiting++;
+		if (place->turn_over || ending)
+			waiting--;
+	}
+	LWLockRelease(shared_lock);
+	return waiting;
+}
+
+/*
+ * As many workers as there are databases that wait for a worker or a place
+ * are told to make room, once each has had its turn.  So a database waits for
+ * one turn when as many wait as run, for two when twice as many do, and so on.
+ */
+static void
+launcher_take_turns(long *timeout)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			waiting = launcher_count_waiting();
+
+	if (waiting > 0)
+		launcher_lower(timeout, LAUNCHER_SLOT_WAIT);
+	while (waiting-- > 0)
+	{
+		LauncherPlace *place;
+		pid_t		worker = 0;
+
+		LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+		place = launcher_choose(now);
+		if (place != NULL)
+		{
+			place->turn_over = true;
+			worker = place->worker;
+		}
+		LWLockRelease(shared_lock);
+		if (place == NULL)
+			break;
+		launcher_set_latch(worker);
+	}
 }
 
 /* One round: everything that can be done now; returns how long to sleep. */
@@ -981,13 +1091,17 @@ launcher_round(void)
 {
 	long		timeout = -1;
 
-	launcher_check_crowd();
+	launcher_seat_crowd();
 	launcher_visit();
 	slots_wanted = false;
 	for (int i = 0; i < shared->nplaces; i++)
-		launcher_tend(i, &timeout);
-
+		line[i] = i;
+	qsort(line, shared->nplaces, sizeof(int), launcher_compare_waits);
+	for (int i = 0; i < shared->nplaces; i++)
+		launcher_tend(line[i], &timeout);
 	launcher_report_slots();
+	if (anyvod_worker)
+		launcher_take_turns(&timeout);
 
 	/* A visit that has just ended makes way for the next. */
 	if (to_visit != NIL)
@@ -1025,6 +1139,7 @@ launcher_main(Datum arg)
 
 	starts = MemoryContextAllocZero(TopMemoryContext,
 									shared->nplaces * sizeof(LauncherStart));
+	line = MemoryContextAlloc(TopMemoryContext, shared->nplaces * sizeof(int));
 	before_shmem_exit(launcher_gone, (Datum) 0);
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	shared->launcher = MyProcPid;
@@ -1064,8 +1179,7 @@ launcher_init(void)
 
 	if (IsBinaryUpgrade)
 		return;
-	prev_process_utility = ProcessUtility_hook;
-	ProcessUtility_hook = launcher_process_utility;
+	announce_init();
 	neighbour_init();
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;

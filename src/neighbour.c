@@ -6,7 +6,7 @@
  * DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
  * DATABASE ... TEMPLATE fail, after five seconds, if another process is
  * connected to the database.  The worker is one, and nobody should have to
- * know.  So it is sent away first, by launcher_ban(), which also keeps it away
+ * know.  So it is sent away first, by announce_ban(), which also keeps it away
  * until the command has ended.
  *
  * Only for a command that will be carried out as far as privileges go:
@@ -32,7 +32,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
-#include "launcher.h"
+#include "announce.h"
 #include "neighbour.h"
 
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -137,7 +137,7 @@ neighbour_make_way(Node *command)
 		return;
 	database = neighbour_wanted(command);
 	if (OidIsValid(database))
-		launcher_ban(database);
+		announce_ban(database);
 }
 
 /*
@@ -151,7 +151,7 @@ neighbour_on_access(ObjectAccessType access, Oid class, Oid object, int part,
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, class, object, part, arg);
 	if (access == OAT_DROP && class == DatabaseRelationId)
-		launcher_ban(object);
+		announce_ban(object);
 }
 
 void

@@ -336,22 +336,57 @@ queue_recover(QueueServer *server)
 	server->health.paused_until = server->suspects.paused_until = 0;
 }
 
+/* No key counts as refused any more. */
+void
+queue_forget_accounts(void)
+{
+	HASH_SEQ_STATUS scan;
+	QueueAccount *account;
+
+	hash_seq_init(&scan, queue.accounts);
+	while ((account = hash_seq_search(&scan)) != NULL)
+		account->paused_until = account->trouble.since = 0;
+}
+
 /*
- * Servers, mappings or rights have changed: what was in trouble on account of
- * them is tried at once.
+ * What stood in the way of asking for tasks, or of reading and writing their
+ * rows, may be gone: those are tried at once.  Servers that rest go on doing
+ * so.
+ */
+void
+queue_retry(int64 now)
+{
+	queuetable_iterator tasks;
+	QueueEntry *entry;
+
+	queuetable_start_iterate(queue.tasks, &tasks);
+	while ((entry = queuetable_iterate(queue.tasks, &tasks)) != NULL)
+	{
+		QueueTask  *task = entry->task;
+
+		if (!task->queued || !(task->barred || task->row_failures > 0))
+			continue;
+		queue_unqueue(task);
+		task->held = task->held && !task->barred;
+		task->barred = false;
+		task->failures = task->row_failures = 0;
+		queue_put(task, Min(task->due, now));
+	}
+}
+
+/*
+ * Servers or mappings have changed: what was in trouble on account of them is
+ * tried at once.
  */
 void
 queue_forget_trouble(int64 now)
 {
 	HASH_SEQ_STATUS scan;
 	QueueServer *server;
-	QueueAccount *account;
 	queuetable_iterator tasks;
 	QueueEntry *entry;
 
-	hash_seq_init(&scan, queue.accounts);
-	while ((account = hash_seq_search(&scan)) != NULL)
-		account->paused_until = account->trouble.since = 0;
+	queue_forget_accounts();
 	hash_seq_init(&scan, queue.servers);
 	while ((server = hash_seq_search(&scan)) != NULL)
 	{
@@ -575,6 +610,31 @@ queue_next(int64 now)
 		next = Min(next, queue_next_of(server, true, now));
 	}
 	return next;
+}
+
+/*
+ * When the first of the tasks that wait is due, QUEUE_NEVER if none does; of
+ * suspects, the one whose turn is next.
+ */
+int64
+queue_first_due(void)
+{
+	HASH_SEQ_STATUS scan;
+	QueueAccount *account;
+	int64		first = QUEUE_NEVER;
+
+	hash_seq_init(&scan, queue.accounts);
+	while ((account = hash_seq_search(&scan)) != NULL)
+	{
+		for (int suspect = 0; suspect < 2; suspect++)
+		{
+			const QueueTask *task = queue_first(account, suspect);
+
+			if (task != NULL)
+				first = Min(first, task->due);
+		}
+	}
+	return first;
 }
 
 /* Tell of each task that waits for how long, in microseconds, it still does. */

@@ -92,6 +92,8 @@ typedef struct QueueTask
 	uint16		troubles;		/* in a row, of the kind of "trouble" */
 	uint8		trouble : 4;	/* ScheduleRetry, if "troubles" > 0 */
 	bool		held : 1;		/* by trouble of its server or account */
+	bool		barred : 1;		/* nobody could ask for it: its role, server,
+								 * rights or key are in trouble */
 	bool		queued : 1;
 	bool		confirmed : 1;	/* its row was seen in this round */
 	bool		logged : 1;		/* that its row fails is in the log */
@@ -112,9 +114,12 @@ extern void queue_move(QueueTask *task, const char *server, const char *owner,
 					   int64 now);
 extern void queue_note_change(QueueTask *task, int64 now);
 extern void queue_forget_trouble(int64 now);
+extern void queue_forget_accounts(void);
+extern void queue_retry(int64 now);
 
 extern int	queue_take(QueueTask **tasks, int max, int64 now);
 extern int64 queue_next(int64 now);
+extern int64 queue_first_due(void);
 extern void queue_visit_waits(void (*visit)(int64 wait), int64 now);
 
 extern bool queue_is_stuck(int64 now);

@@ -56,7 +56,7 @@ PG_FUNCTION_INFO_V1(anyvod_stat_reset);
 #define STAT_KINDS (ANSWER_VERDICTS + 1)
 
 /* Columns of the functions, as the SQL script has them. */
-#define STAT_WORKER_COLUMNS (20 + STAT_KINDS)
+#define STAT_WORKER_COLUMNS (21 + STAT_KINDS)
 #define STAT_SERVER_COLUMNS (11 + STAT_KINDS)
 
 /* Accounts that are kept of a database: the least recently used one goes. */
@@ -111,6 +111,8 @@ typedef struct StatAccountFigures
  */
 typedef struct StatWaits
 {
+	int64		first_due;		/* http_clock(); kept even while not counted */
+	uint64		asked;			/* requests since counting, for what was due */
 	int64		counted_at;		/* http_clock() */
 	uint64		late;			/* due for STAT_LATE or longer */
 	uint64		due;			/* for less */
@@ -457,6 +459,7 @@ stat_attach(void)
 		entry->attached = true;
 		entry->started_at = GetCurrentTimestamp();
 		entry->pending = queue_size();
+		entry->waits.first_due = QUEUE_NEVER;
 		stat_settle_accounts(entry->accounts);
 		for (int i = 0; i < STAT_ACCOUNTS; i++)
 		{
@@ -527,6 +530,7 @@ stat_before_wait(long timeout)
 		return;
 	if (now >= mine.count_at)
 		stat_count_waits(now);
+	counted->waits.first_due = queue_first_due();
 	counted->pending = (int64) queue_size();
 	mine.publish_at = now + STAT_PUBLISH_EVERY * INT64CONST(1000);
 	stat_publish();
@@ -587,6 +591,7 @@ stat_note_request(Oid serverid, Oid umid)
 
 	account->in_flight++;
 	account->figures.requests++;
+	mine.counted.waits.asked++;
 	mine.counted.in_flight++;
 	mine.counted.figures.polls++;
 	mine.dirty = true;
@@ -869,6 +874,8 @@ stat_state(const LauncherView *place, const StatDatabase *entry)
 			return "off";
 		if (!OidIsValid(place->database))
 			return "ended";
+		if (place->placeless)
+			return "waiting for a place";
 		if (place->slotless)
 			return "waiting for a process slot";
 		return place->failing ? "failing" : "starting";
@@ -878,14 +885,36 @@ stat_state(const LauncherView *place, const StatDatabase *entry)
 	return entry->pending > 0 ? "serving" : "idle";
 }
 
-/* How many tasks have been due for so long, in microseconds, by now. */
+/* What to do about that, NULL if nothing. */
+static const char *
+stat_hint(const LauncherView *place)
+{
+	if (place->worker != 0 || place->banned)
+		return NULL;
+	if (!anyvod_worker)
+		return "Set \"anyvod.worker\" to on.";
+	if (place->placeless)
+		return "Raise \"anyvod.max_databases\".";
+	if (place->slotless)
+		return "Raise \"max_worker_processes\".";
+	return place->failing ? "Look into the server log." : NULL;
+}
+
+/*
+ * How many tasks have been due for so long, in microseconds, by now.  The
+ * worker knows at any time whether there are any; how many is as of when it
+ * counted, and what it has asked since then it took from those.
+ */
 static int64
 stat_count_due(const StatDatabase *entry, int64 since)
 {
 	const StatWaits *waits = &entry->waits;
-	int64		elapsed = http_clock() - waits->counted_at - since;
+	int64		then = http_clock() - since;
+	int64		elapsed = then - waits->counted_at;
 	int64		due = waits->late;
 
+	if (!entry->attached || waits->first_due > then)
+		return 0;
 	if (elapsed >= 0)
 		due += waits->due;
 	for (int i = 0; i < STAT_BUCKETS - 1; i++)
@@ -893,7 +922,8 @@ stat_count_due(const StatDatabase *entry, int64 since)
 		if (stat_bucket_begin(i + 1) <= elapsed)
 			due += waits->due_in[i];
 	}
-	return Min(due, entry->pending);
+	due -= (int64) waits->asked;
+	return Min(Max(due, 1), entry->pending);
 }
 
 /* A gauge: null where no worker keeps it. */
@@ -915,6 +945,7 @@ stat_put_worker(ReturnSetInfo *set, const LauncherView *place,
 	stat_put(&row, ObjectIdGetDatum(entry->database), false);
 	stat_put(&row, Int32GetDatum(place->worker), !running);
 	stat_put_text(&row, stat_state(place, entry));
+	stat_put_text(&row, stat_hint(place));
 	stat_put_gauge(&row, entry, entry->pending);
 	stat_put_gauge(&row, entry, entry->in_flight);
 	stat_put_gauge(&row, entry, stat_count_due(entry, 0));
@@ -975,7 +1006,7 @@ anyvod_stat_get_workers(PG_FUNCTION_ARGS)
 
 	if (shared == NULL)
 		PG_RETURN_NULL();
-	places = palloc(shared->ndatabases * sizeof(LauncherView));
+	places = palloc(launcher_most_views() * sizeof(LauncherView));
 	nplaces = launcher_view(places);
 	for (int i = 0; i < shared->ndatabases; i++)
 	{

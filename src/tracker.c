@@ -50,6 +50,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "announce.h"
 #include "anyvod.h"
 #include "launcher.h"
 #include "result.h"
@@ -1132,7 +1133,7 @@ anyvod_tasks_changed(PG_FUNCTION_ARGS)
 		tracker_warn(trigger->tg_relation);
 	if (insert || !launcher_is_worker() ||
 		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1)
-		launcher_note_work();
+		announce_work();
 	return PointerGetDatum(NULL);
 }
 
@@ -1197,6 +1198,6 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 Datum
 anyvod_wake(PG_FUNCTION_ARGS)
 {
-	launcher_note_work();
+	announce_work();
 	PG_RETURN_VOID();
 }

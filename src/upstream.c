@@ -53,6 +53,7 @@
 #include "compat.h"
 #include "option.h"
 #include "upstream.h"
+#include "watch.h"
 #include "wire.h"
 
 /* Largest key file: the longest key and the end of its line. */
@@ -73,6 +74,7 @@ typedef struct UpstreamConfig
 {
 	OptionValues values;
 	TimestampTz read_at;		/* when reading the files began */
+	WatchLook	key_look;		/* of api_key_file, before it was read */
 	MemoryContext context;		/* holds this struct and what it points to */
 	MemoryContextCallback wipe; /* overwrites the key when that goes */
 } UpstreamConfig;
@@ -213,14 +215,17 @@ static void
 config_read_files(UpstreamConfig *config)
 {
 	Upstream   *upstream = &config->values.upstream;
+	WatchLook	look;
 	size_t		len;
 
 	config->read_at = GetCurrentTimestamp();
 	if (config->values.ca_file != NULL)
 	{
-		char	   *pem = file_read("ca_file", config->values.ca_file, MAX_CA_FILE,
-									&len);
+		char	   *pem;
 
+		watch_look(config->values.ca_file, &look);
+		watch_begin(config->values.ca_file, &look, false);
+		pem = file_read("ca_file", config->values.ca_file, MAX_CA_FILE, &len);
 		if (len == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -228,9 +233,12 @@ config_read_files(UpstreamConfig *config)
 					 file_detail(config->values.ca_file)));
 		upstream->ca_pem = repalloc(pem, len + 1);
 		upstream->ca_pem_len = len;
+		watch_end(config->values.ca_file);
 	}
 	if (config->values.api_key_file != NULL)
 	{
+		watch_look(config->values.api_key_file, &config->key_look);
+		watch_begin(config->values.api_key_file, &config->key_look, false);
 		upstream->api_key = file_read("api_key_file", config->values.api_key_file,
 									  MAX_API_KEY_FILE, &len);
 		config->values.secret_size = len;
@@ -242,6 +250,7 @@ config_read_files(UpstreamConfig *config)
 							"api_key_file"),
 					 errdetail_internal("%s", WIRE_API_KEY_RULE),
 					 file_detail(config->values.api_key_file)));
+		watch_end(config->values.api_key_file);
 		upstream->api_key[len] = '\0';
 	}
 }
@@ -601,7 +610,29 @@ upstream_forget(Oid serverid, Oid userid)
 	if (entry == NULL || entry->config == NULL ||
 		entry->config->values.api_key_file == NULL)
 		return false;
+	watch_begin(entry->config->values.api_key_file, &entry->config->key_look,
+				true);
 	entry->generation = 0;
+	return true;
+}
+
+/* Has any file been in trouble lately, so that it is worth being looked at? */
+bool
+upstream_watches_files(void)
+{
+	return watch_any();
+}
+
+/*
+ * Has a file that was in trouble changed?  Then what was had from files is
+ * read again at the next upstream_get().
+ */
+bool
+upstream_files_changed(void)
+{
+	if (!watch_changed())
+		return false;
+	cache_generation++;
 	return true;
 }
 

@@ -48,6 +48,8 @@ typedef struct Upstream
 
 extern const Upstream *upstream_get(const char *server_name, Oid userid);
 extern bool upstream_forget(Oid serverid, Oid userid);
+extern bool upstream_watches_files(void);
+extern bool upstream_files_changed(void);
 extern void upstream_check_task_id(const char *task_id, size_t len);
 
 #endif							/* ANYVOD_UPSTREAM_H */

@@ -69,11 +69,13 @@
 #define WORKER_LONGEST_WAIT (60 * SECOND)
 
 /*
- * A role or server that a row names may come back.  A change of servers or
- * mappings in this database is noticed at once, one of roles elsewhere after
- * this.
+ * A role or server that a row names may come back, and so may its key's file.
+ * That is noticed sooner if a command or the file itself shows it.
  */
 #define WORKER_ACCOUNT_WAIT (60 * SECOND)
+
+/* Files that asking waits for are looked at so often. */
+#define WORKER_WATCH_EVERY (1 * SECOND)
 
 /*
  * A listing is not repeated before this many times what the last one took, so
@@ -138,6 +140,7 @@ static struct
 	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		expire_at;		/* when to remove old settled rows */
 	int64		idle_since;
+	int64		watch_at;		/* when to look at files in trouble */
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
 	int64		ask_at;			/* no round before this */
@@ -483,7 +486,7 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	TrackerChange *change;
 
 	stat_note_error(account->error_code);
-	task->held = true;
+	task->held = task->barred = true;
 	ask->due = http_clock() + WORKER_ACCOUNT_WAIT;
 	change = worker_note_trouble(ask, NULL, account->error_code,
 								 account->error_message);
@@ -520,10 +523,11 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 										now);
 	if (paused_until > 0)
 	{
-		task->held = true;
+		task->held = task->barred = true;
 		queue_put(task, paused_until);
 		return;
 	}
+	task->barred = false;
 
 	ask = worker_make_ask(task, row);
 	ask->upstream_id = account->upstream->id;
@@ -845,7 +849,7 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 	queue_note_success(task->account->server, ask->request->started);
 	queue_note_trouble(&task->account->trouble, worker_code(answer),
 					   answer->error_message, now);
-	task->held = true;
+	task->held = task->barred = true;
 	ask->due = until;
 	if (upstream_forget(ask->serverid, ask->userid) && task->failures == 0)
 		ask->due = now;			/* the key's file may hold another by now */
@@ -1056,13 +1060,24 @@ worker_expire(void)
  * The loop
  */
 
+/* What stood in the way of tasks may be gone: try them at once. */
+static void
+worker_retry_tasks(void)
+{
+	queue_retry(http_clock());
+	worker.table_failures = 0;
+	worker.round_size = WORKER_ROUND;
+	worker.list_at = worker.ask_at = 0;
+	writer_hold(0);
+}
+
 /* What has been announced? */
 static void
 worker_note_news(void)
 {
 	LauncherNews news = launcher_news();
 
-	if (news.banned)
+	if (news.go)
 	{
 		launcher_step_aside();
 		proc_exit(0);
@@ -1073,11 +1088,26 @@ worker_note_news(void)
 	{
 		queue_forget_trouble(http_clock());
 		stat_forget_pauses();
-		worker.table_failures = 0;
-		worker.list_at = worker.ask_at = 0;
-		writer_hold(0);
 	}
+	if (news.changes != worker.news.changes ||
+		news.mends != worker.news.mends)
+		worker_retry_tasks();
 	worker.news = news;
+}
+
+/* Look at files whose trouble keeps tasks from being asked for. */
+static void
+worker_watch_files(void)
+{
+	int64		now = http_clock();
+
+	if (!upstream_watches_files() || now < worker.watch_at)
+		return;
+	worker.watch_at = now + WORKER_WATCH_EVERY;
+	if (!upstream_files_changed())
+		return;
+	queue_forget_accounts();
+	queue_retry(now);
 }
 
 /* End the process, unless work has been announced meanwhile. */
@@ -1086,6 +1116,43 @@ worker_leave(void)
 {
 	if (launcher_leave(worker.news.wakes))
 		proc_exit(0);
+}
+
+/* Is there nothing to do, and nothing to be looked for? */
+static bool
+worker_is_idle(void)
+{
+	return queue_size() == 0 && !worker.list_all && !worker.list_new &&
+		!worker.listing;
+}
+
+/*
+ * Others wait for a worker or a place, and this one has had its turn: nothing
+ * more is asked.  Ends the process when what is under way has come to its end,
+ * which the servers' timeouts limit, unless the table is locked; the answers
+ * to be written are lost then, and asked for again.
+ */
+static void
+worker_end_turn(void)
+{
+	if (worker_is_idle())
+		worker_leave();
+	if (writer_backlog() > 0 ? writer_next() > http_clock() :
+							   (http_in_flight(worker.batch) == 0 &&
+								http_finished(worker.batch) == NULL))
+	{
+		launcher_end_turn();
+		proc_exit(0);
+	}
+}
+
+/* How long until then, in milliseconds; -1: until something happens. */
+static long
+worker_milliseconds_to(int64 until, int64 now)
+{
+	if (until == QUEUE_NEVER)
+		return -1;
+	return until <= now ? 0 : (long) ((until - now + 999) / 1000);
 }
 
 /*
@@ -1097,6 +1164,10 @@ worker_time_to_wait(void)
 {
 	int64		now = http_clock();
 	int64		until = QUEUE_NEVER;
+	bool		idle = worker_is_idle();
+
+	if (worker.news.turn_over)
+		return worker_milliseconds_to(writer_next(), now);
 
 	if (worker.list_new || worker.listing)
 		until = Min(until, worker.list_at);
@@ -1105,13 +1176,15 @@ worker_time_to_wait(void)
 	until = Min(until, writer_next());
 	if (writer_backlog() < WRITER_BACKLOG)
 		until = Min(until, Max(queue_next(now), worker.ask_at));
+	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
 	if (anyvod_retention > 0)
 		until = Min(until, worker.expire_at);
 	if (writer_backlog() < WRITER_BACKLOG && queue_is_stuck(now))
 		until = Min(until, Max(worker.give_up_at, worker.ask_at));
+	if (upstream_watches_files() && queue_size() > 0)
+		until = Min(until, worker.watch_at);
 
-	if (queue_size() > 0 || worker.list_all || worker.list_new ||
-		worker.listing)
+	if (!idle)
 		worker.idle_since = 0;
 	else
 	{
@@ -1124,9 +1197,7 @@ worker_time_to_wait(void)
 			worker_leave();
 		until = Min(until, end);
 	}
-	if (until == QUEUE_NEVER)
-		return -1;
-	return until <= now ? 0 : (long) ((until - now + 999) / 1000);
+	return worker_milliseconds_to(until, now);
 }
 
 /* Settings have changed. */
@@ -1188,12 +1259,15 @@ worker_turn(void)
 	long		timeout = -1;
 
 	worker_note_news();
+	worker_watch_files();
 	worker_list();
 	worker_read();
 	worker_write();
 	worker_expire();
 	worker_give_up();
-	if (worker_ask())
+	if (worker.news.turn_over)
+		worker_end_turn();
+	else if (worker_ask())
 		timeout = 0;
 	MemoryContextReset(worker.round);
 	if (worker.absent)

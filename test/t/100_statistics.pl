@@ -146,6 +146,59 @@ foreach my $who ([ 'monitor', 'other,postgres' ], [ 'app', 'postgres' ])
 	close_session($session);
 }
 
+# Ten tasks of a server that rests for a minute are due a second after they
+# were asked for, and late another second later; seven tasks of another server
+# run and are not due for a minute.  The worker sleeps through all of that.
+sql("ALTER SYSTEM SET anyvod.detection_delay = '30s'");
+$node->reload;
+sql('SELECT anyvod_stat_reset();'
+	  . ' CREATE SERVER calm FOREIGN DATA WRAPPER anyvod OPTIONS (base_url '
+	  . quote_literal($simulator->url)
+	  . '); CREATE USER MAPPING FOR PUBLIC SERVER calm'
+	  . " OPTIONS (api_key 'sk-stat');"
+	  . " INSERT INTO anyvod_tasks (task_id, server)"
+	  . " SELECT 'image-t600000-calm-' || i, 'calm' FROM generate_series(1, 7) i"
+);
+ok(worker_says('running >= 7 AND in_flight = 0'), 'seven tasks run');
+my $asked_at = clock_ms();
+track([ map { "image-http503-ra60-due-$_" } 1 .. 10 ]);
+my ($most_due, $not_due_at, $due_at, $late_at) = (0);
+my $disorder = 0;
+wait_until(
+	sub {
+		my $before = clock_ms();
+		my ($answers, $pending, $due, $late) = split /\|/,
+		  worker('transient, pending, due, late');
+		my $after = clock_ms();
+
+		return 0 if $answers < 10;
+		$most_due = $due if $due > $most_due;
+		$disorder++ if $late > $due || $pending != 17;
+		$not_due_at = $before if $due < 10;
+		$due_at //= $after if $due == 10;
+		$late_at //= $after if $late == 10;
+		return defined $late_at;
+	},
+	50);
+is($disorder, 0, 'no more tasks are late than are due');
+is($most_due, 10, 'those that wait for their server are due, and no others');
+ok(defined $late_at, 'and late at last') or $late_at = 0;
+measured('due after %.2f s, late after %.2f s',
+	map { ($_ // 0) / 1000 - $asked_at / 1000 } $due_at, $late_at);
+# 1 s, which may be a quarter shorter or longer
+cmp_ok($due_at - $asked_at, '>=', 750, 'a task is not due before it is');
+cmp_ok($late_at - ($not_due_at // $asked_at + 750),
+	'>=', 1000, 'nor late before it has been due for a second');
+is(sql("SELECT state, paused_why, transient FROM anyvod_stat_server"
+		  . " WHERE server = 'anyapi'"),
+	'paused|failures|10', 'their server is paused');
+sql('ALTER SYSTEM RESET anyvod.detection_delay');
+$node->reload;
+sql("DELETE FROM anyvod_tasks WHERE task_id ~ 'due|calm'; DROP SERVER calm CASCADE;"
+	  . " ALTER SERVER anyapi OPTIONS (ADD timeout '25s')");
+sql("ALTER SERVER anyapi OPTIONS (DROP timeout); SELECT anyvod_stat_reset()");
+ok(worker_says("state = 'ended' OR pending = 0"), 'nothing is pending');
+
 # A server that rests: its worker sleeps for a minute, and yet the view says
 # that what is due becomes late.
 track('image-http429-ra60-rest');
@@ -250,7 +303,10 @@ $node->restart;
 track('image-t600000-slot', 'alpha');
 ok(worker_says("state = 'serving'", 'alpha'), 'one database is served');
 track('image-t600000-slot', 'beta');
-ok(worker_says("state = 'waiting for a process slot' AND pid IS NULL", 'beta'),
+ok( worker_says(
+		"state = 'waiting for a process slot' AND pid IS NULL"
+		  . " AND hint = 'Raise \"max_worker_processes\".'",
+		'beta'),
 	'another waits for a process slot');
 sql('DELETE FROM anyvod_tasks', 'alpha');
 ok(worker_says("state = 'serving'", 'beta'), 'until there is one');
