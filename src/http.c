@@ -1195,11 +1195,14 @@ http_keep(HttpRequest *request)
 	dlist_push_tail(&request->batch->kept, &request->node);
 }
 
-/* Requests of the batch that have not finished. */
+/*
+ * How many more requests of the batch would find a descriptor.  Those beyond
+ * would wait inside libcurl, where a request's timeout runs all the same.
+ */
 int
-http_in_flight(HttpBatch *batch)
+http_room(const HttpBatch *batch)
 {
-	return batch->n_in_flight;
+	return Max(http_max_connections() - batch->n_in_flight, 0);
 }
 
 /*

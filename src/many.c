@@ -93,7 +93,7 @@ many_fill(Many *many, MemoryContext context)
 	bool		started = false;
 
 	while (many->outstanding < many->max_concurrency &&
-		   many->next < many->ids.n)
+		   http_room(many->batch) > 0 && many->next < many->ids.n)
 	{
 		ManyAsk    *ask = palloc0(sizeof(ManyAsk));
 

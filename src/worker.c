@@ -616,7 +616,8 @@ worker_ask(void)
 
 	if (writer_backlog() >= WRITER_BACKLOG || now < worker.ask_at)
 		return false;
-	n = queue_take(tasks, worker.round_size, now);
+	n = queue_take(tasks, Min(worker.round_size, http_room(worker.batch)),
+				   now);
 	if (n == 0)
 		return false;
 	memset(&account, 0, sizeof(account));
@@ -1174,7 +1175,7 @@ worker_time_to_wait(void)
 	if (worker.list_all)
 		until = Min(until, Max(worker.list_at, worker.list_all_at));
 	until = Min(until, writer_next());
-	if (writer_backlog() < WRITER_BACKLOG)
+	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
 		until = Min(until, Max(queue_next(now), worker.ask_at));
 	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
 	if (anyvod_retention > 0)
