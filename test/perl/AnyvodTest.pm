@@ -251,7 +251,8 @@ sub launcher_pid
 }
 
 # log_settling($node, $database): from now on table "settlings" has a row for
-# each time that a row of anyvod_tasks left pending, written by a trigger.
+# each time that a row of anyvod_tasks was settled, also one that had been
+# settled before, written by a trigger.
 sub log_settling
 {
 	my ($node, $database) = @_;
@@ -266,7 +267,7 @@ BEGIN
 	RETURN NULL;
 END $$;
 CREATE TRIGGER log_settling AFTER UPDATE ON anyvod_tasks FOR EACH ROW
-	WHEN (OLD.state = 'pending' AND NEW.state <> 'pending')
+	WHEN (NEW.state <> 'pending')
 	EXECUTE FUNCTION public.log_settling();
 END
 	return;

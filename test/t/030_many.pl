@@ -104,7 +104,7 @@ my $requests = $simulator->stats(tasks => 1)->{tasks};
 
 foreach my $database (@databases)
 {
-	my (@wrong, @too_often, @miscounted);
+	my (@wrong, @too_often, @miscounted, @impatient);
 	my %rows = map { (split /\|/)[0] => $_ } split /\n/,
 	  $node->safe_psql($database,
 		"SELECT task_id, concat(state, ' ', error_code), polls"
@@ -124,6 +124,8 @@ foreach my $database (@databases)
 		# kept is reset, since it may have died before.
 		push @miscounted, "$task says $polls, was $asked"
 		  if $polls != $asked && $task !~ /^reset/;
+		push @impatient, "$task: $asked"
+		  if $task =~ /^(?:unknown|eResource|nofile)-\d/ && $asked != 4;
 		push @too_often, "$task: $asked"
 		  if $asked > $most
 		  && $task !~ /^(?:http|reset|cut|nofile|unknown|eResource)/;
@@ -131,6 +133,8 @@ foreach my $database (@databases)
 	is_deeply(\@wrong, [], "$database: all states are right");
 	is_deeply(\@miscounted, [],
 		"$database: polls says how often a task was asked for");
+	is_deeply(\@impatient, [],
+		"$database: what may be a passing trouble is asked three times more");
 	is_deeply(\@too_often, [],
 		"$database: no task was asked for too often");
 	is( $node->safe_psql(

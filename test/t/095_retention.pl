@@ -43,6 +43,20 @@ ok( poll_until(
 is(sql('SELECT count(*) FROM anyvod_tasks'),
 	2504, 'without a retention all rows are kept');
 
+# How many rows each statement takes
+sql(<<'END');
+CREATE TABLE slices (rows bigint);
+GRANT INSERT ON slices TO PUBLIC;
+CREATE FUNCTION note_slice() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.slices SELECT count(*) FROM gone;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER note_slice AFTER DELETE ON anyvod_tasks
+	REFERENCING OLD TABLE AS gone
+	FOR EACH STATEMENT EXECUTE FUNCTION note_slice();
+END
+
 my $holder = open_session($node);
 $holder->query_safe('BEGIN');
 $holder->query_safe(
@@ -57,6 +71,8 @@ is( sql('SELECT string_agg(task_id, \' \' ORDER BY task_id) FROM anyvod_tasks'
 	),
 	'held undated video-t600000-old young',
 	'the rest stays, also what somebody holds');
+is(sql('SELECT sum(rows), max(rows) FROM slices'),
+	'2500|1000', 'no statement takes more than a thousand rows');
 $holder->query_safe('ROLLBACK');
 $holder->quit;
 is( sql("SELECT state FROM anyvod_tasks WHERE task_id = 'video-t600000-old'"),

@@ -56,11 +56,20 @@ cmp_ok($late, '<', 2 * $prompt, 'soon after the row was written');
 $node->safe_psql('postgres',
 	"INSERT INTO anyvod_tasks (task_id) VALUES ('t600000-by-hand')");
 begin_query($sessions[0], "SELECT state FROM anyvod_wait('t600000-by-hand')");
+ok( wait_until(
+		sub {
+			waiting('anyvod_wait',
+				" AND wait_event IN ('AnyvodTask', 'Extension')") == 1;
+		}),
+	'a session sleeps');
+my $begin = clock_ms();
 $node->safe_psql('postgres',
 	"UPDATE anyvod_tasks SET state = 'succeeded' WHERE task_id = 't600000-by-hand'"
 );
 my ($state, $output) = end_query($sessions[0]);
 is("$state $output", '00000 succeeded', 'a row settled by hand ends a wait');
+cmp_ok(clock_ms() - $begin, '<', 5 * $prompt,
+	'before the row would be looked at anyhow');
 
 # The procedure holds no snapshot, transaction id or lock while it sleeps.
 my $all = 't600000-all';

@@ -99,7 +99,8 @@ my @kinds = (
 	# of the date whole seconds are told
 	[ limited_seconds => 'http429-ra4', [ 4, 5.5 ], [ 4, 5.5 ] ],
 	[ limited_date => 'http429-rad5', [ 4, 6.5 ], [ 4, 6.5 ] ],
-	[ unavailable => 'http503-ra5', [ 5, 6.5 ] ]);
+	[ unavailable => 'http503-ra5', [ 5, 6.5 ] ],
+	[ unavailable_date => 'http503-rad5', [ 4, 6.5 ] ]);
 
 # Other gateways: one that is asked little at once, one that never answers, one
 # that is gone, one that keeps failing.
@@ -267,7 +268,8 @@ is( sql("SELECT state FROM anyvod_tasks WHERE task_id = 'image-t600000-young'"),
 is( sql('SELECT count(*) FROM anyvod_tasks WHERE server IN '
 		  . "('astray', 'failing', 'transient', 'broken', 'unreadable',"
 		  . " 'rejected', 'unknown', 'no_output', 'limited',"
-		  . " 'limited_seconds', 'limited_date', 'unavailable')"
+		  . " 'limited_seconds', 'limited_date', 'unavailable',"
+		  . " 'unavailable_date')"
 		  . " AND state <> 'pending' AND task_id <> 'http502-old'"
 		  . " AND task_id !~ '^(nofile|unknown)'"),
 	'0',

@@ -212,7 +212,7 @@ sub track
 
 # A server that wants to be left alone
 track('http429-ra60', 200);
-ok(wait_until(sub { $simulator->task_requests('http429-ra60-1') > 0 }),
+ok(poll_until($node, "SELECT state = 'paused' FROM anyvod_stat_server"),
 	'a server refuses questions');
 sleeps_well('server paused');
 sql('DELETE FROM anyvod_tasks');
