@@ -1195,6 +1195,13 @@ http_keep(HttpRequest *request)
 	dlist_push_tail(&request->batch->kept, &request->node);
 }
 
+/* Requests of the batch that have not finished. */
+int
+http_in_flight(const HttpBatch *batch)
+{
+	return batch->n_in_flight;
+}
+
 /*
  * How many more requests of the batch would find a descriptor.  Those beyond
  * would wait inside libcurl, where a request's timeout runs all the same.

@@ -91,6 +91,7 @@ extern HttpRequest *http_start(HttpBatch *batch, const Upstream *upstream,
 							   const char *task_id, void *tag);
 extern HttpRequest *http_finished(HttpBatch *batch);
 extern void http_keep(HttpRequest *request);
+extern int	http_in_flight(const HttpBatch *batch);
 extern int	http_room(const HttpBatch *batch);
 extern bool http_turn(long timeout_ms);
 extern void http_release(HttpRequest *request);
