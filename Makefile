@@ -4,6 +4,8 @@
 #   make demo                the main job before your eyes, nothing installed
 #   make test                every test, in a throwaway cluster
 #   make matrix              compile against every supported version
+#   make fuzz SECONDS=60     look for bytes that the readers cannot bear
+#   make coverage            what the tests reach of the code without a server
 #   make format              PostgreSQL's code style
 
 MODULE_big = anyvod
@@ -61,7 +63,7 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test demo matrix format format-check
+.PHONY: setup test demo matrix fuzz coverage format format-check
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -76,6 +78,15 @@ demo:
 
 matrix:
 	@test/matrix
+
+fuzz:
+	@test/setup clang
+	@$(MAKE) -C test/fuzz PG_CONFIG='$(PG_CONFIG)' \
+		$(if $(SECONDS),SECONDS='$(SECONDS)') fuzz
+
+coverage:
+	@test/setup
+	@$(MAKE) -s -C test/unit PG_CONFIG='$(PG_CONFIG)' coverage
 
 format:
 	@test/format

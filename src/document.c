@@ -619,8 +619,7 @@ note_text(const Field *field, char *where, char *token, bool is_string)
 			if (!is_string || token[0] == '\0')
 				return false;
 			((Refusal *) where)->present = true;
-			((Refusal *) where)->message =
-				value_message(token);
+			((Refusal *) where)->message = value_message(token);
 			return true;
 		default:
 			return false;

@@ -56,17 +56,7 @@ static const bool scan_stops[128] = {
 static int
 utf8_length(const char *p, size_t avail)
 {
-	unsigned char lead = (unsigned char) *p;
-	int			len;
-
-	if (lead < 0x80)
-		len = 1;
-	else if (lead < 0xE0)
-		len = 2;
-	else if (lead < 0xF0)
-		len = 3;
-	else
-		len = 4;
+	int			len = pg_encoding_mblen(PG_UTF8, p);
 
 	if ((size_t) len > avail ||
 		!pg_utf8_islegal((const unsigned char *) p, len))
@@ -74,12 +64,10 @@ utf8_length(const char *p, size_t avail)
 	return len;
 }
 
-/* Bytes that a character takes in UTF-8. */
+/* Bytes that a character beyond ASCII takes in UTF-8. */
 static int
 utf8_width(pg_wchar c)
 {
-	if (c < 0x80)
-		return 1;
 	if (c < 0x800)
 		return 2;
 	if (c < 0x10000)

@@ -362,8 +362,7 @@ value_time(const char *s)
 		*s != '\0' || !days_since_epoch(year, month, day, &days))
 		return unknown;
 
+	/* four digits of a year are well within what a timestamp holds */
 	result.value = days * USECS_PER_DAY + time - zone;
-	if (!IS_VALID_TIMESTAMP(result.value))
-		return unknown;
 	return result;
 }

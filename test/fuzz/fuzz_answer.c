@@ -5,8 +5,7 @@
  *
  * The first byte picks the HTTP status and Content-Type, the rest is the body.
  * Beyond not crashing and not raising an error, what is read must keep the
- * promises of answer.h.  Built without libFuzzer it replays the files that
- * are named.
+ * promises of answer.h.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -16,19 +15,9 @@
 
 #include "answer.h"
 #include "bytes.h"
+#include "fuzz.h"
 #include "memory.h"
 #include "sanitize.h"
-
-#define REQUIRE(condition) \
-	do { \
-		if (!(condition)) \
-		{ \
-			fprintf(stderr, "not so: %s\n", #condition); \
-			abort(); \
-		} \
-	} while (0)
-
-extern int	LLVMFuzzerTestOneInput(const uint8 *data, size_t size);
 
 static void
 require_line(const char *s, size_t max_bytes)
@@ -109,41 +98,3 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	memory_reset();
 	return 0;
 }
-
-#ifndef ANYVOD_LIBFUZZER
-
-int
-main(int argc, char **argv)
-{
-	for (int i = 1; i < argc; i++)
-	{
-		FILE	   *file = fopen(argv[i], "rb");
-		uint8	   *data;
-		long		size;
-
-		if (file == NULL)
-		{
-			perror(argv[i]);
-			return 1;
-		}
-		fseek(file, 0, SEEK_END);
-		size = ftell(file);
-		rewind(file);
-
-		/* the file as it is, and as the body of each kind of answer */
-		data = malloc(size + 1);
-		size = (long) fread(data + 1, 1, size, file);
-		fclose(file);
-		LLVMFuzzerTestOneInput(data + 1, size);
-		for (int kind = 0; kind < 16; kind++)
-		{
-			data[0] = kind;
-			LLVMFuzzerTestOneInput(data, size + 1);
-		}
-		free(data);
-	}
-	printf("%d files replayed\n", argc - 1);
-	return 0;
-}
-
-#endif							/* !ANYVOD_LIBFUZZER */

@@ -819,6 +819,36 @@ progress_is_a_whole_percentage(void)
 	}
 }
 
+/* What is wrong in one field leaves the others as they are. */
+static void
+a_value_of_another_type_is_none(void)
+{
+	static const char *const values[] = {"5", "true", "null", "[]", "{}"};
+
+	for (int i = 0; i < (int) lengthof(values); i++)
+	{
+		char		body[512];
+		Answer		answer;
+
+		snprintf(body, sizeof(body),
+				 "{\"error\":%s,\"Response\":{\"Status\":\"FINISH\","
+				 "\"TaskType\":\"A\",\"RequestId\":%s,\"CreateTime\":%s,"
+				 "\"A\":{\"Message\":%s,\"ErrCode\":7,\"Output\":"
+				 "{\"FileUrl\":\"u\",\"FileInfos\":[{\"FileUrl\":%s}]}}}}",
+				 i < 4 ? values[i] : "\"\"", values[i], values[i], values[i],
+				 values[i]);
+		answer = read_string(body);
+		note("%s", body);
+		CHECK(answer.verdict == ANSWER_FAILED);
+		CHECK(same(answer.error_code, "7"));
+		CHECK(answer.error_message == NULL && answer.request_id == NULL);
+		CHECK(!answer.has_started_at);
+		CHECK(answer.nfiles == 1 && same(answer.files[0].file_url, "u"));
+		CHECK(is_sound(&answer));
+		memory_reset();
+	}
+}
+
 static void
 only_zero_and_nothing_are_no_code(void)
 {
@@ -1205,6 +1235,7 @@ main(void)
 	RUN(without_output_there_is_no_list);
 	RUN(a_gigabyte_is_too_large);
 	RUN(progress_is_a_whole_percentage);
+	RUN(a_value_of_another_type_is_none);
 	RUN(only_zero_and_nothing_are_no_code);
 	RUN(every_day_of_four_centuries_is_right);
 	RUN(what_is_no_date_is_unknown);

@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * fuzz_key.c
+ *		Any bytes at all, as a key file's content and as a task id.
+ *
+ * What is accepted is put into a header and into a URL as it is, so it is
+ * held against the characters that may stand there, told in another way than
+ * in wire.c.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres_fe.h"
+
+#include <ctype.h>
+
+#include "fuzz.h"
+#include "wire.h"
+
+/* All of ASCII that is printed, but for the blank? */
+static bool
+all_visible(const uint8 *data, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+	{
+		if (!isascii(data[i]) || !isgraph(data[i]))
+			return false;
+	}
+	return true;
+}
+
+static void
+require_key(const uint8 *data, size_t size)
+{
+	size_t		len = wire_key_length((const char *) data, size);
+	size_t		end = size;
+
+	REQUIRE(len <= size && len <= WIRE_MAX_API_KEY);
+	while (end > 0 && strchr("\r\n", data[end - 1]) != NULL &&
+		   data[end - 1] != '\0')
+		end--;
+	if (end >= 1 && end <= WIRE_MAX_API_KEY && all_visible(data, end))
+		REQUIRE(len == end);
+	else
+		REQUIRE(len == 0);
+	REQUIRE(len == 0 || wire_key_valid((const char *) data, len));
+}
+
+static void
+require_task_id(const uint8 *data, size_t size)
+{
+	bool		valid = wire_task_id_valid((const char *) data, size);
+	bool		fit = size >= 1 && size <= WIRE_MAX_TASK_ID;
+
+	for (size_t i = 0; i < size && fit; i++)
+		fit = isascii(data[i]) && (isalnum(data[i]) || data[i] == '_' || data[i] == '.' || data[i] == '-');
+	if (fit && data[0] == '.' && (size == 1 || (size == 2 && data[1] == '.')))
+		fit = false;
+	REQUIRE(valid == fit);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
+{
+	require_key(data, size);
+	require_task_id(data, size);
+	return 0;
+}
