@@ -15,7 +15,7 @@ use Test::More;
 my $seed = $ENV{ANYVOD_FUZZ_SEED} // (time ^ $$);
 my $calls = $ENV{ANYVOD_FUZZ_CALLS} || 150;
 srand($seed);
-note("ANYVOD_FUZZ_SEED=$seed ANYVOD_FUZZ_CALLS=$calls");
+diag("ANYVOD_FUZZ_SEED=$seed ANYVOD_FUZZ_CALLS=$calls");
 
 # database => [encoding, client encodings]
 my %databases = (
@@ -214,7 +214,8 @@ sub statement
 		'BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY');
 
 	return "$statement;\n" if $begin eq '' || $statement =~ /^CALL/;
-	return "$begin;\n$statement;\nROLLBACK;\n";
+	# a timeout that comes late ends the first ROLLBACK
+	return "$begin;\n$statement;\nROLLBACK;\nROLLBACK;\n";
 }
 
 # Feed a script of that many statements to psql.
