@@ -47,6 +47,12 @@ require_key(const uint8 *data, size_t size)
 	REQUIRE(len == 0 || wire_key_valid((const char *) data, len));
 }
 
+static bool
+may_stand_in_id(uint8 c)
+{
+	return isascii(c) && (isalnum(c) || c == '_' || c == '.' || c == '-');
+}
+
 static void
 require_task_id(const uint8 *data, size_t size)
 {
@@ -54,7 +60,7 @@ require_task_id(const uint8 *data, size_t size)
 	bool		fit = size >= 1 && size <= WIRE_MAX_TASK_ID;
 
 	for (size_t i = 0; i < size && fit; i++)
-		fit = isascii(data[i]) && (isalnum(data[i]) || data[i] == '_' || data[i] == '.' || data[i] == '-');
+		fit = may_stand_in_id(data[i]);
 	if (fit && data[0] == '.' && (size == 1 || (size == 2 && data[1] == '.')))
 		fit = false;
 	REQUIRE(valid == fit);
