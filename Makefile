@@ -3,7 +3,8 @@
 #   make, make install       build and install (PG_CONFIG=... picks a server)
 #   make demo                the main job before your eyes, nothing installed
 #   make test                every test, in a throwaway cluster
-#   make matrix              compile against every supported version
+#   make matrix-build        compile against every supported version
+#   make matrix              every test on every supported version
 #   make fuzz SECONDS=60     look for bytes that the readers cannot bear
 #   make coverage            what the tests reach of the code without a server
 #   make format              PostgreSQL's code style
@@ -27,6 +28,7 @@ OBJS = \
 	src/result.o \
 	src/sanitize.o \
 	src/schedule.o \
+	src/signature.o \
 	src/stat.o \
 	src/tracker.o \
 	src/upstream.o \
@@ -49,7 +51,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
 # The order matters: each file makes what it needs, and no more.
-REGRESS = upstream query many parse tasks wait stat
+REGRESS = upstream query many parse tasks wait stat versions
 # They want the simulator beside the server: see "make test".
 NO_INSTALLCHECK = 1
 EXTRA_CLEAN = build
@@ -63,7 +65,8 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test demo matrix fuzz coverage format format-check
+.PHONY: setup test demo matrix \
+	fuzz coverage format format-check matrix-build
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -76,8 +79,13 @@ test:
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' test/demo
 
+matrix-build:
+	@test/matrix build
+
 matrix:
-	@test/matrix
+	@TESTS='$(TESTS)' TAP='$(TAP)' \
+		REGRESS='$(if $(filter command line,$(origin REGRESS)),$(REGRESS))' \
+		test/matrix
 
 fuzz:
 	@test/setup clang

@@ -133,7 +133,8 @@ SELECT pg_describe_object(classid, objid, objsubid) AS member FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
 	AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'anyvod')
 	AND NOT (classid = 'pg_type'::regclass AND objid IN
-		(SELECT oid FROM pg_type WHERE typcategory = 'A' OR typrelid = 'anyvod_tasks'::regclass))
+		(SELECT oid FROM pg_type WHERE typcategory = 'A' OR
+			typrelid IN (SELECT oid FROM pg_class WHERE relkind <> 'c')))
 ORDER BY 1;
 -- its rows are dumped; it stays where it was created
 SELECT extconfig::regclass[], extcondition, extrelocatable FROM pg_extension WHERE extname = 'anyvod';

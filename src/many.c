@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -29,12 +30,14 @@
 #include "compat.h"
 #include "ask.h"
 #include "result.h"
+#include "signature.h"
 #include "upstream.h"
 
 PG_FUNCTION_INFO_V1(anyvod_query_many);
 
 /* Columns of a row, as the SQL script has them. */
-#define MANY_COLUMNS 4
+static const Oid many_columns[] = {TEXTOID, JSONBOID, TEXTOID, TEXTOID};
+#define MANY_COLUMNS lengthof(many_columns)
 
 /*
  * When the next row is asked for so long (in microseconds) after the last, a
@@ -69,8 +72,10 @@ typedef struct Many
 static Many *
 many_create(FunctionCallInfo fcinfo)
 {
+	static const Oid arguments[] = {TEXTARRAYOID, NAMEOID};
 	Many	   *many = palloc0(sizeof(Many));
 
+	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
 	ask_ids(&many->ids, PG_GETARG_ARRAYTYPE_P(0));
 	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
 	many->userid = GetUserId();
@@ -203,7 +208,7 @@ many_begin(FuncCallContext *call, FunctionCallInfo fcinfo)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		desc = NULL;
-	result_check_columns(desc, MANY_COLUMNS);
+	signature_check_columns(desc, many_columns, MANY_COLUMNS);
 	call->tuple_desc = BlessTupleDesc(desc);
 	call->user_fctx = many_create(fcinfo);
 	MemoryContextSwitchTo(old);

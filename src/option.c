@@ -32,6 +32,7 @@
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
+#include "catalog/pg_type.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -45,6 +46,7 @@
 #include "utils/varlena.h"
 
 #include "option.h"
+#include "signature.h"
 #include "wire.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
@@ -471,10 +473,14 @@ warn_cleartext(const OptionValues *values)
 Datum
 anyvod_fdw_validator(PG_FUNCTION_ARGS)
 {
-	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid			catalog = PG_GETARG_OID(1);
+	static const Oid arguments[] = {TEXTARRAYOID, OIDOID};
+	List	   *options;
+	Oid			catalog;
 	OptionValues values;
 
+	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
+	options = untransformRelOptions(PG_GETARG_DATUM(0));
+	catalog = PG_GETARG_OID(1);
 	if (catalog == ForeignTableRelationId || catalog == AttributeRelationId)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

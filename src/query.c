@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -26,6 +27,7 @@
 #include "ask.h"
 #include "http.h"
 #include "result.h"
+#include "signature.h"
 
 PG_FUNCTION_INFO_V1(anyvod_query);
 PG_FUNCTION_INFO_V1(anyvod_status);
@@ -33,21 +35,27 @@ PG_FUNCTION_INFO_V1(anyvod_parse);
 PG_FUNCTION_INFO_V1(anyvod_files);
 
 /* Columns of anyvod_files, as the SQL script has them. */
-#define QUERY_FILES_COLUMNS 7
+static const Oid query_files_columns[] = {
+	INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID
+};
+#define QUERY_FILES_COLUMNS lengthof(query_files_columns)
 
 /*
  * Ask about the task of a function's first argument the server of its second,
  * and read the answer; raises an error if that does not tell of the task.
+ * "type" is that of the function's result, InvalidOid if it is a row.
  * Everything is in a context of its own, which the caller deletes; it is
  * current on return.
  */
 static Ask *
-query_ask(FunctionCallInfo fcinfo, MemoryContext *context)
+query_ask(FunctionCallInfo fcinfo, Oid type, MemoryContext *context)
 {
+	static const Oid arguments[] = {TEXTOID, NAMEOID};
 	AskTrouble	trouble;
 	char	   *task_id;
 	Ask		   *ask;
 
+	signature_check(fcinfo, type, arguments, lengthof(arguments));
 	*context = AllocSetContextCreate(CurrentMemoryContext, "anyvod question",
 									 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(*context);
@@ -69,7 +77,7 @@ anyvod_query(PG_FUNCTION_ARGS)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
-	Ask		   *ask = query_ask(fcinfo, &context);
+	Ask		   *ask = query_ask(fcinfo, JSONBOID, &context);
 	Datum		result;
 
 	MemoryContextSwitchTo(caller);
@@ -86,9 +94,11 @@ anyvod_status(PG_FUNCTION_ARGS)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
-	Ask		   *ask = query_ask(fcinfo, &context);
+	Ask		   *ask;
 	Datum		result;
 
+	result_check_row(fcinfo);
+	ask = query_ask(fcinfo, InvalidOid, &context);
 	MemoryContextSwitchTo(caller);
 	result = result_row(fcinfo, &ask->answer);
 	MemoryContextDelete(context);
@@ -100,14 +110,21 @@ anyvod_status(PG_FUNCTION_ARGS)
  * Reading
  */
 
-/* Read an answer that is at hand as jsonb, as if it came under HTTP 200. */
+/*
+ * Read the answer that is a function's only argument, as if it came under
+ * HTTP 200.
+ */
 static void
-query_read_jsonb(Answer *answer, Jsonb *response)
+query_read_jsonb(FunctionCallInfo fcinfo, Answer *answer)
 {
+	static const Oid arguments[] = {JSONBOID};
+	Jsonb	   *response;
 	StringInfoData text;
 	const char *utf8;
 	size_t		len;
 
+	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
+	response = PG_GETARG_JSONB_P(0);
 	initStringInfo(&text);
 	JsonbToCString(&text, &response->root, VARSIZE(response));
 	utf8 = result_to_utf8(text.data, text.len, &len);
@@ -122,7 +139,7 @@ anyvod_parse(PG_FUNCTION_ARGS)
 {
 	Answer		answer;
 
-	query_read_jsonb(&answer, PG_GETARG_JSONB_P(0));
+	query_read_jsonb(fcinfo, &answer);
 	PG_RETURN_DATUM(result_row(fcinfo, &answer));
 }
 
@@ -136,8 +153,9 @@ anyvod_files(PG_FUNCTION_ARGS)
 	Answer		answer;
 
 	InitMaterializedSRF(fcinfo, 0);
-	result_check_columns(set->setDesc, QUERY_FILES_COLUMNS);
-	query_read_jsonb(&answer, PG_GETARG_JSONB_P(0));
+	signature_check_columns(set->setDesc, query_files_columns,
+							QUERY_FILES_COLUMNS);
+	query_read_jsonb(fcinfo, &answer);
 	for (int i = 0; i < answer.nfiles; i++)
 	{
 		const AnswerFile *file = &answer.files[i];

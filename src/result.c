@@ -16,6 +16,7 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -25,12 +26,16 @@
 #include "utils/timestamp.h"
 
 #include "result.h"
+#include "signature.h"
 
 /* Bytes that are converted at once. */
 #define RESULT_CHUNK 65536
 
 /* Columns of anyvod_result, as the SQL script has them. */
-#define RESULT_COLUMNS 7
+static const Oid result_columns[] = {
+	TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, ANYENUMOID, TEXTOID, TEXTOID
+};
+#define RESULT_COLUMNS lengthof(result_columns)
 
 /* Does the database take UTF-8 as it is? */
 static bool
@@ -217,32 +222,18 @@ result_enum(Oid type, const char *label)
 							CStringGetDatum(label));
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("type %s has no value \"%s\"",
 						format_type_be(type), label),
-				 errhint("Run \"ALTER EXTENSION anyvod UPDATE\".")));
+				 errhint(SIGNATURE_HINT)));
 	value = ((Form_pg_enum) GETSTRUCT(tuple))->oid;
 	ReleaseSysCache(tuple);
 	return ObjectIdGetDatum(value);
 }
 
-/*
- * Has a function's result as many columns as the library gives?  Raises an
- * error if not, as when the library is newer than the extension's script.
- */
-void
-result_check_columns(TupleDesc desc, int columns)
-{
-	if (desc == NULL || desc->natts != columns)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("the function's result is not the one this library gives"),
-				 errhint("Run \"ALTER EXTENSION anyvod UPDATE\".")));
-}
-
 /* The row type of a function's result, looked up once a call site. */
 static TupleDesc
-result_row_type(FunctionCallInfo fcinfo, int columns)
+result_row_type(FunctionCallInfo fcinfo)
 {
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
 	MemoryContext old;
@@ -251,12 +242,19 @@ result_row_type(FunctionCallInfo fcinfo, int columns)
 		return desc;
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		desc = NULL;
-	result_check_columns(desc, columns);
+	signature_check_columns(desc, result_columns, RESULT_COLUMNS);
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	desc = BlessTupleDesc(CreateTupleDescCopy(desc));
 	MemoryContextSwitchTo(old);
 	fcinfo->flinfo->fn_extra = desc;
 	return desc;
+}
+
+/* Raise an error unless the function that is called gives an anyvod_result. */
+void
+result_check_row(FunctionCallInfo fcinfo)
+{
+	(void) result_row_type(fcinfo);
 }
 
 /*
@@ -265,7 +263,7 @@ result_row_type(FunctionCallInfo fcinfo, int columns)
 Datum
 result_row(FunctionCallInfo fcinfo, const Answer *answer)
 {
-	TupleDesc	desc = result_row_type(fcinfo, RESULT_COLUMNS);
+	TupleDesc	desc = result_row_type(fcinfo);
 	const char *state = result_state(answer);
 	Datum		values[RESULT_COLUMNS] = {0};
 	bool		nulls[RESULT_COLUMNS] = {0};

@@ -24,7 +24,7 @@ extern Datum result_jsonb(const Answer *answer);
 extern const char *result_state(const Answer *answer);
 extern char *result_to_utf8(const char *text, size_t len, size_t *utf8_len);
 
-extern void result_check_columns(TupleDesc desc, int columns);
+extern void result_check_row(FunctionCallInfo fcinfo);
 extern Datum result_row(FunctionCallInfo fcinfo, const Answer *answer);
 
 #endif							/* ANYVOD_RESULT_H */

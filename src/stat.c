@@ -25,6 +25,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_type.h"
 #include "catalog/pg_user_mapping.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -45,6 +46,7 @@
 #include "anyvod.h"
 #include "launcher.h"
 #include "queue.h"
+#include "signature.h"
 #include "stat.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_workers);
@@ -56,8 +58,22 @@ PG_FUNCTION_INFO_V1(anyvod_stat_reset);
 #define STAT_KINDS (ANSWER_VERDICTS + 1)
 
 /* Columns of the functions, as the SQL script has them. */
-#define STAT_WORKER_COLUMNS (21 + STAT_KINDS)
-#define STAT_SERVER_COLUMNS (11 + STAT_KINDS)
+static const Oid stat_worker_columns[] = {
+	OIDOID, INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID,
+	INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID,
+	FLOAT8OID, FLOAT8OID, FLOAT8OID, TEXTOID, TIMESTAMPTZOID, INT8OID,
+	TIMESTAMPTZOID, TIMESTAMPTZOID
+};
+static const Oid stat_server_columns[] = {
+	NAMEOID, NAMEOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT4OID,
+	INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID
+};
+#define STAT_WORKER_COLUMNS lengthof(stat_worker_columns)
+#define STAT_SERVER_COLUMNS lengthof(stat_server_columns)
+StaticAssertDecl(STAT_WORKER_COLUMNS == 21 + STAT_KINDS, "a column a kind");
+StaticAssertDecl(STAT_SERVER_COLUMNS == 11 + STAT_KINDS, "a column a kind");
 
 /* Accounts that are kept of a database: the least recently used one goes. */
 #define STAT_ACCOUNTS 32
@@ -832,18 +848,15 @@ stat_put_percentile(StatRow *row, const uint64 *buckets, double percent)
 			 all == 0);
 }
 
-/* Begin the result of a function; it must have as many columns as here. */
+/* Begin the result of a function; it must have these columns. */
 static ReturnSetInfo *
-stat_begin(FunctionCallInfo fcinfo, int columns)
+stat_begin(FunctionCallInfo fcinfo, const Oid *columns, int n)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 
+	signature_check(fcinfo, InvalidOid, NULL, 0);
 	InitMaterializedSRF(fcinfo, 0);
-	if (set->setDesc->natts != columns)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("the function's result is not the one this library gives"),
-				 errhint("Run \"ALTER EXTENSION anyvod UPDATE\".")));
+	signature_check_columns(set->setDesc, columns, n);
 	return set;
 }
 
@@ -998,7 +1011,8 @@ stat_sees(Oid database)
 Datum
 anyvod_stat_get_workers(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *set = stat_begin(fcinfo, STAT_WORKER_COLUMNS);
+	ReturnSetInfo *set = stat_begin(fcinfo, stat_worker_columns,
+									STAT_WORKER_COLUMNS);
 	LauncherView *places;
 	int			nplaces;
 	List	   *known = NIL;
@@ -1130,7 +1144,8 @@ stat_put_account(ReturnSetInfo *set, const StatAccount *account, bool all)
 Datum
 anyvod_stat_get_servers(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *set = stat_begin(fcinfo, STAT_SERVER_COLUMNS);
+	ReturnSetInfo *set = stat_begin(fcinfo, stat_server_columns,
+									STAT_SERVER_COLUMNS);
 	StatDatabase *entry;
 	StatAccount accounts[STAT_ACCOUNTS];
 
@@ -1161,6 +1176,7 @@ anyvod_stat_reset(PG_FUNCTION_ARGS)
 {
 	StatDatabase *entry;
 
+	signature_check(fcinfo, VOIDOID, NULL, 0);
 	if (shared == NULL)
 		PG_RETURN_VOID();
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);

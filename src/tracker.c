@@ -54,6 +54,7 @@
 #include "anyvod.h"
 #include "launcher.h"
 #include "result.h"
+#include "signature.h"
 #include "stat.h"
 #include "tracker.h"
 
@@ -1183,9 +1184,10 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 		nulls[i] = true;
 		if (columns[i] <= 0)
 			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("column \"%s\" of \"anyvod_tasks\" does not exist",
-							learned[i])));
+							learned[i]),
+					 errhint(SIGNATURE_HINT)));
 	}
 	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
 													 desc, lengthof(learned),
@@ -1198,6 +1200,7 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 Datum
 anyvod_wake(PG_FUNCTION_ARGS)
 {
+	signature_check(fcinfo, VOIDOID, NULL, 0);
 	announce_work();
 	PG_RETURN_VOID();
 }

@@ -43,6 +43,7 @@
 #include "launcher.h"
 #include "result.h"
 #include "schedule.h"
+#include "signature.h"
 #include "tracker.h"
 
 PG_FUNCTION_INFO_V1(anyvod_wait);
@@ -536,11 +537,17 @@ wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 Datum
 anyvod_wait(PG_FUNCTION_ARGS)
 {
-	char	   *task_id = ask_id(PG_GETARG_TEXT_PP(0));
-	int64		until = wait_until(PG_GETARG_INTERVAL_P(1));
-	Name		server = PG_GETARG_NAME(2);
+	static const Oid arguments[] = {TEXTOID, INTERVALOID, NAMEOID};
+	char	   *task_id;
+	int64		until;
+	Name		server;
 	Datum		result;
 
+	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
+	result_check_row(fcinfo);
+	task_id = ask_id(PG_GETARG_TEXT_PP(0));
+	until = wait_until(PG_GETARG_INTERVAL_P(1));
+	server = PG_GETARG_NAME(2);
 	if (launcher_present() &&
 		wait_tracked(task_id, server, until, &result))
 		PG_RETURN_DATUM(result);
@@ -653,6 +660,7 @@ wait_for_rows(const AskIds *ids, int64 until)
 Datum
 anyvod_wait_all(PG_FUNCTION_ARGS)
 {
+	static const Oid arguments[] = {TEXTARRAYOID, INTERVALOID};
 	CallContext *call = (CallContext *) fcinfo->context;
 	AskIds		ids;
 	int64		until;
@@ -663,6 +671,7 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("anyvod_wait_all cannot be called in a transaction block or a function"),
 				 errdetail("It ends its transaction after each look, to hold nothing while it waits.")));
+	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
