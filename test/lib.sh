@@ -165,12 +165,14 @@ copy_sources()
 }
 
 # make in folder $1 of the copied sources, with the arguments that follow.
+# TEST_CC and TEST_CFLAGS are another compiler and its flags.
 make_in()
 {
 	folder=$1
 	shift
 	limited 600 make -s -j "$(nproc)" -C "$SCRATCH/src/$folder" \
-		PG_CONFIG="$PG_CONFIG" "$@"
+		PG_CONFIG="$PG_CONFIG" ${TEST_CC:+"CC=$TEST_CC"} \
+		${TEST_CFLAGS:+"CFLAGS=$TEST_CFLAGS"} "$@"
 }
 
 # Build the extension (warnings are errors; LLVM bitcode is for installed
