@@ -731,7 +731,8 @@ launcher_start_worker(LauncherStart *start, Oid database)
 		BGWORKER_BACKEND_DATABASE_CONNECTION | COMPAT_BGWORKER_INTERRUPTIBLE;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "anyvod", MAXPGPATH);
+	strlcpy(worker.bgw_library_name, "anyvod",
+			sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "worker_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "anyvod worker for database %u",
 			 database);
@@ -1185,7 +1186,8 @@ launcher_init(void)
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = 1;	/* second */
-	strlcpy(worker.bgw_library_name, "anyvod", MAXPGPATH);
+	strlcpy(worker.bgw_library_name, "anyvod",
+			sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "launcher_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "anyvod launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "anyvod launcher", BGW_MAXLEN);
