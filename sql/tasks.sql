@@ -197,9 +197,7 @@ SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET owner = 'regress_tasks_a'
 SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET server = 'regress_tasks_other'$$);
 SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET server = 'regress_tasks_missing'$$);
 -- no code of theirs runs on it, nobody else's rows are held or removed
-COPY anyvod_tasks (task_id) FROM STDIN;
-image-b-2
-\.
+\copy anyvod_tasks (task_id) FROM '/dev/null'
 CREATE FUNCTION regress_tasks.trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 SELECT regress_tasks.trouble('CREATE TRIGGER trap BEFORE UPDATE ON anyvod_tasks FOR EACH ROW EXECUTE FUNCTION regress_tasks.trap()');
 SELECT regress_tasks.trouble('CREATE TABLE regress_tasks.trap (task_id text REFERENCES anyvod_tasks)');

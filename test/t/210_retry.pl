@@ -173,6 +173,16 @@ track('astray', 'image-astray', 100);
 # the good server's last batch is counted when the next one is written
 track('anyapi', 'image-last', 1);
 ok(settled('anyapi', 501), 'another task is settled');
+# A process reports what it has written within a second.
+wait_until(
+	sub {
+		my $count = 'SELECT n_tup_upd FROM pg_stat_user_tables'
+		  . " WHERE relname = 'anyvod_tasks'";
+		my $earlier = sql($count);
+
+		sql('SELECT pg_sleep(1.5)');
+		return sql($count) eq $earlier;
+	});
 my @before = map { written($_) } qw(astray gone);
 like($before[0], qr/\|t\|f/, 'with a wrong base URL all tasks are pending');
 like($before[1], qr/\|t\|f/, 'with a dead port, too');
