@@ -5,6 +5,9 @@
 #   make test                every test, in a throwaway cluster
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
+#   make deb, make deb-check Debian packages; their test on clean systems
+#   make dist                archives of the committed sources
+#   make meta                META.json, from the control file
 #   make fuzz SECONDS=60     look for bytes that the readers cannot bear
 #   make coverage            what the tests reach of the code without a server
 #   make format              PostgreSQL's code style
@@ -52,8 +55,11 @@ SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --l
 
 # The order matters: each file makes what it needs, and no more.
 REGRESS = upstream query many parse tasks wait stat versions
-# They want the simulator beside the server: see "make test".
+# They want the simulator beside the server: see "make test", and
+# debian/tests/installcheck, which says where it listens.
+ifndef ANYVOD_SIMULATOR_PORT
 NO_INSTALLCHECK = 1
+endif
 EXTRA_CLEAN = build
 
 # "make test" works, and says what is missing, before there is a pg_config.
@@ -65,8 +71,8 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test demo matrix \
-	fuzz coverage format format-check matrix-build
+.PHONY: setup test demo matrix fuzz coverage format \
+	format-check matrix-build deb deb-check dist meta meta-check pg-upgrade
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -87,6 +93,21 @@ matrix:
 		REGRESS='$(if $(filter command line,$(origin REGRESS)),$(REGRESS))' \
 		test/matrix
 
+deb:
+	@test/deb
+deb-check:
+	@test/deb check
+# The name with three numbers is PGXN's wish.
+dist:
+	@mkdir -p build
+	git archive --prefix=anyvod-$(EXTVERSION)/ -o build/anyvod-$(EXTVERSION).tar.gz HEAD
+	git archive --prefix=anyvod-$(EXTVERSION).0/ -o build/anyvod-$(EXTVERSION).0.zip HEAD
+meta:
+	@test/meta
+meta-check:
+	@test/meta --check
+pg-upgrade:
+	@test/matrix upgrade
 fuzz:
 	@test/setup clang
 	@$(MAKE) -C test/fuzz PG_CONFIG='$(PG_CONFIG)' \

@@ -122,6 +122,17 @@ apt_in()
 		-o Acquire::Check-Valid-Until=false "$@"
 }
 
+# Has the system in folder $1 these packages?
+has_packages()
+{
+	root=$1
+	shift
+	# the field is dpkg-query's to fill in
+	# shellcheck disable=SC2016
+	[ "$(chroot "$root" dpkg-query -W -f '${db:Status-Status}\n' "$@" 2>&1 |
+		sort -u)" = installed ]
+}
+
 # A bare system of release $2, with what it takes to get PostgreSQL $1 there.
 make_bare_system()
 {
@@ -142,11 +153,18 @@ make_bare_system()
 			"Pin: release a=experimental" "Pin-Priority: 500" \
 			>"$unfinished/etc/apt/preferences.d/experimental"
 	fi
-	apt_in "$unfinished" update
+}
+
+# Let apt take from release $2, for the system in folder $1, what that has not.
+add_release()
+{
+	echo "deb $mirror $2 main" >"$1/etc/apt/sources.list.d/older.list"
+	printf '%s\n' "Package: *" "Pin: release n=$2" "Pin-Priority: 100" \
+		>"$1/etc/apt/preferences.d/older"
 }
 
 # Have system $1 of PostgreSQL $2 and release $3 with the packages that
-# follow, or leave no trace of it.
+# follow, or leave no trace of it.  OLDER is a release to take more from.
 make_system()
 {
 	unfinished=$CACHE/$1.new
@@ -157,11 +175,13 @@ make_system()
 	if [ ! -d "$made" ]
 	then
 		rm -rf --one-file-system "$unfinished"
-		make_bare_system "$version" "$release" &&
+		make_bare_system "$version" "$release" || return 1
+		[ -z "${OLDER:-}" ] || add_release "$unfinished" "$OLDER"
+		apt_in "$unfinished" update &&
 			apt_in "$unfinished" install "$@" &&
 			apt_in "$unfinished" clean &&
 			mv "$unfinished" "$made" || return 1
-	elif ! chroot "$made" dpkg-query -W "$@" >/dev/null 2>&1
+	elif ! has_packages "$made" "$@"
 	then
 		apt_in "$made" update && apt_in "$made" install "$@" &&
 			apt_in "$made" clean || return 1
@@ -177,8 +197,7 @@ have_system()
 	name=$1
 	pg=$2
 	shift 3
-	if [ -d "$CACHE/$name" ] &&
-		chroot "$CACHE/$name" dpkg-query -W "$@" >/dev/null 2>&1
+	if [ -d "$CACHE/$name" ] && has_packages "$CACHE/$name" "$@"
 	then
 		return 0
 	fi

@@ -49,16 +49,18 @@ my $columns = q{(SELECT jsonb_agg(jsonb_build_array(a.attname,
 		ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 	WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped)};
 
-# Members of a catalog: its name, its alias and what describes an object.
+# Members of a catalog: its name, what describes an object, and which.
 sub members_of
 {
-	my ($catalog, $definition) = @_;
+	my ($catalog, $definition, $condition) = @_;
 
 	return "SELECT pg_describe_object(m.classid, m.objid, 0) AS identity,"
 	  . " jsonb_build_array($definition, $init_privs,"
 	  . " obj_description(m.objid, '$catalog')) AS definition"
 	  . " FROM m JOIN $catalog AS o"
-	  . " ON m.classid = '$catalog'::regclass AND m.objid = o.oid";
+	  . " ON m.classid = '$catalog'::regclass AND m.objid = o.oid"
+	  . ' WHERE '
+	  . ($condition // 'true');
 }
 
 # What hangs on the extension's tables and views.
@@ -81,7 +83,10 @@ my @kinds = (
 		  . acl_of('o.typacl')
 		  . q{, (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder)
 			FROM pg_enum AS e WHERE e.enumtypid = o.oid), }
-		  . sprintf($columns, 'o.typrelid')),
+		  . sprintf($columns, 'o.typrelid'),
+		# not those that follow another: arrays, and rows of tables and views
+		q{o.typcategory <> 'A' AND (o.typrelid = 0 OR
+			(SELECT relkind FROM pg_class WHERE oid = o.typrelid) = 'c')}),
 	members_of(
 		'pg_class',
 		q{o.relkind, o.relpersistence, o.relreplident, o.reloptions,

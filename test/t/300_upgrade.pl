@@ -78,7 +78,7 @@ END
 ALTER TYPE @extschema@.anyvod_state ADD VALUE 'later';
 END
 	[ qr/table .*anyvod_tasks/, <<'END' ],
-ALTER TABLE @extschema@.anyvod_tasks ADD COLUMN note text NOT NULL DEFAULT '';
+ALTER TABLE @extschema@.anyvod_tasks ADD COLUMN note text DEFAULT '';
 END
 	[ qr/table .*anyvod_tasks/, <<'END' ],
 COMMENT ON COLUMN @extschema@.anyvod_tasks.model IS 'another';
@@ -145,8 +145,6 @@ foreach my $i (0 .. $#tail)
 	  extension_differences($next, objects_of($current, $version));
 
 	$statement =~ s/\s+/ /g;
-	# a table has a row type
-	@differences = grep { !/^missing: type / || $_ =~ $what } @differences;
 	ok(@differences == 1 && $differences[0] =~ $what,
 		"its absence is seen: $statement")
 	  or diag(join("\n", @differences));
