@@ -95,19 +95,25 @@ matrix:
 
 deb:
 	@test/deb
+
 deb-check:
 	@test/deb check
+
 # The name with three numbers is PGXN's wish.
 dist:
 	@mkdir -p build
 	git archive --prefix=anyvod-$(EXTVERSION)/ -o build/anyvod-$(EXTVERSION).tar.gz HEAD
 	git archive --prefix=anyvod-$(EXTVERSION).0/ -o build/anyvod-$(EXTVERSION).0.zip HEAD
+
 meta:
 	@test/meta
+
 meta-check:
 	@test/meta --check
+
 pg-upgrade:
 	@test/matrix upgrade
+
 fuzz:
 	@test/setup clang
 	@$(MAKE) -C test/fuzz PG_CONFIG='$(PG_CONFIG)' \

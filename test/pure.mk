@@ -17,7 +17,7 @@ LIBDIRS := $(shell $(PG_CONFIG) --pkglibdir) $(shell $(PG_CONFIG) --libdir)
 PGLIBS := $(foreach lib,pgcommon pgport,$(firstword \
 	$(wildcard $(addsuffix /lib$(lib).a,$(LIBDIRS)))))
 
-ALL_CFLAGS = -std=gnu99 -Wall -Wextra -Werror -Wno-unused-parameter \
+ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-ignored-attributes $(CFLAGS) -DFRONTEND $(ASSERTIONS) \
 	-isystem $(shell $(PG_CONFIG) --includedir-server) -I$(TOP)/src \
 	-I$(UNIT) $(MORE_CFLAGS)
