@@ -25,14 +25,17 @@ OBJS = \
 	src/many.o \
 	src/neighbour.o \
 	src/option.o \
+	src/outcome.o \
 	src/poller.o \
 	src/query.o \
 	src/queue.o \
 	src/result.o \
+	src/route.o \
 	src/sanitize.o \
 	src/schedule.o \
 	src/signature.o \
 	src/stat.o \
+	src/target.o \
 	src/tracker.o \
 	src/upstream.o \
 	src/value.o \

@@ -146,6 +146,29 @@ ask_sentence(const char *words)
 	return sentence;
 }
 
+/* What to do about a connection that did not come about. */
+static const char *
+ask_connection_hint(const HttpRequest *request)
+{
+	bool		at_proxy = request->phase == HTTP_PHASE_PROXY;
+
+	switch (request->certificate)
+	{
+		case HTTP_CERTIFICATE_UNTRUSTED:
+			return _("If the certificate is to be trusted, name its authority in the server's option \"ca_file\".");
+		case HTTP_CERTIFICATE_OUTDATED:
+			return _("The certificate must be renewed, if the clock of this machine is right.");
+		case HTTP_CERTIFICATE_OF_OTHER:
+			return psprintf(_("Use a host name that the certificate is for in the server's option \"%s\"."),
+							at_proxy ? "proxy" : "base_url");
+		default:
+			break;
+	}
+	return at_proxy ?
+		_("Check the server's option \"proxy\": it must let this machine through without a password.") :
+		_("Check the server's options \"base_url\", \"proxy\" and \"ca_file\".");
+}
+
 /* The question could not be asked, or got no answer. */
 static void
 ask_describe_outcome(const Ask *ask, AskTrouble *trouble)
@@ -162,7 +185,7 @@ ask_describe_outcome(const Ask *ask, AskTrouble *trouble)
 										server);
 			trouble->detail = psprintf(_("While %s: %s."), phase,
 									   request->trouble);
-			trouble->hint = _("Check the server's options \"base_url\", \"proxy\" and \"ca_file\".");
+			trouble->hint = ask_connection_hint(request);
 			break;
 		case HTTP_TIMED_OUT:
 			trouble->sqlstate = ERRCODE_FDW_ERROR;

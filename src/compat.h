@@ -115,6 +115,11 @@ compat_wait_event(const char *name)
  */
 #ifdef CURLINC_CURL_H
 
+/* Results that say that a certificate was refused: one and the same from 7.62 */
+#define COMPAT_BAD_CERTIFICATE(result) \
+	((result) == CURLE_PEER_FAILED_VERIFICATION || \
+	 (result) == CURLE_SSL_CACERT)
+
 /* Trust this PEM text instead of the system's authorities (7.77). */
 static inline CURLcode
 compat_set_ca_blob(CURL *easy, char *pem, size_t len)

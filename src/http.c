@@ -26,7 +26,6 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -44,56 +43,23 @@
 
 #include "compat.h"
 #include "http.h"
+#include "outcome.h"
 #include "poller.h"
+#include "route.h"
+#include "target.h"
 #include "wire.h"
-
-/* The path of a question; the task id follows. */
-#define HTTP_PATH "/tencent-vod/v1/query/"
-
-/* Upstreams whose handles are kept ready; the least recently used go. */
-#define HTTP_MAX_TARGETS 64
-
-/* Idle easy handles kept for one upstream. */
-#define HTTP_MAX_IDLE_HANDLES 128
-
-/* Shorter than any key: an answer may hold it by chance. */
-#define HTTP_SHORTEST_KEY 8
 
 /* A body starts with room for a usual answer (1.1 kB, 4 kB in full shape). */
 #define HTTP_FIRST_BODY 8192
+
+/* A request that a gateway refuses since it ends the connection begins anew. */
+#define HTTP_MAX_RESTARTS 5
 
 /*
  * Descriptors that we leave to others of the third of max_safe_fds that
  * PostgreSQL lends to extensions.
  */
 #define HTTP_SPARE_DESCRIPTORS 8
-
-/*
- * What one upstream's requests have in common: the easy handles, set up but
- * for the URL, and what they point to.
- */
-typedef struct HttpTarget
-{
-	dlist_node	node;			/* in http.targets, most recently used first */
-	uint64		id;				/* the Upstream's */
-	Oid			serverid;		/* the Upstream's, which roles share */
-	int			max_concurrency;	/* of that server */
-	int			in_use;			/* requests not yet released */
-	struct curl_slist *headers; /* holds the key */
-	const char *api_key;		/* the place in it, NULL: none */
-	char	   *url;			/* base URL and path, room for a task id */
-	size_t		url_prefix;		/* length without the task id */
-	size_t		url_size;
-	char	   *proxy;			/* "" if none: never the environment's */
-	char	   *ca_pem;			/* NULL: the system's authorities */
-	size_t		ca_pem_len;
-	long		timeout;		/* milliseconds */
-	long		connect_timeout;	/* milliseconds */
-	size_t		max_response_size;	/* bytes */
-	bool		tls;			/* the base URL is https */
-	int			nidle;
-	CURL	   *idle[HTTP_MAX_IDLE_HANDLES];
-} HttpTarget;
 
 struct HttpBatch
 {
@@ -128,8 +94,6 @@ static struct
 	int			nsockets;
 	size_t		body_bytes;		/* allocated to bodies */
 	int			max_host_connections;
-	dlist_head	targets;
-	int			ntargets;
 } http;
 
 
@@ -203,11 +167,17 @@ http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	struct stat made;
 	int			fd;
 
+	if (!route_may_open(request->target->route, request))
+	{
+		request->again = true;
+		return CURL_SOCKET_BAD;
+	}
 	if (!AcquireExternalFD())
 	{
 		request->denied = true;
 		return CURL_SOCKET_BAD;
 	}
+	request->opened = true;
 #ifdef SOCK_CLOEXEC
 	type |= SOCK_CLOEXEC;
 #endif
@@ -476,7 +446,6 @@ http_init(void)
 
 	http_init_waiting(multi, poller);
 
-	dlist_init(&http.targets);
 	http.poller = poller;
 	http.multi = multi;
 }
@@ -494,6 +463,22 @@ http_mask(const PollerEvent *event)
 	if (event->broken)
 		mask |= CURL_CSELECT_ERR;
 	return mask;
+}
+
+/*
+ * MAX_HOST_CONNECTIONS is a second bolt: libcurl was seen to open 873
+ * connections for a burst of 1,000 transfers.
+ */
+static void
+http_allow_host_connections(void)
+{
+	int			allowed = target_max_connections();
+
+	if (allowed <= http.max_host_connections)
+		return;
+	http.max_host_connections = allowed;
+	(void) curl_multi_setopt(http.multi, CURLMOPT_MAX_HOST_CONNECTIONS,
+							 (long) allowed);
 }
 
 /* Give libcurl the events that are there and the time that has passed. */
@@ -527,12 +512,17 @@ http_dispatch(void)
 	}
 }
 
-/* Milliseconds until libcurl's timer, at most "timeout_ms"; -1: no end. */
+/*
+ * Milliseconds until there is something to do, at most "timeout_ms"; -1: no
+ * end.
+ */
 static long
 http_time_to_wait(long timeout_ms)
 {
 	int64		wait;
 
+	if (route_ready())
+		return 0;
 	if (!http.timer_set)
 		return timeout_ms;
 	wait = http.timer - http_clock();
@@ -542,291 +532,38 @@ http_time_to_wait(long timeout_ms)
 
 
 /*
- * Targets
- */
-
-/* Free a target that no request uses. */
-static void
-http_target_free(HttpTarget *target)
-{
-	Assert(target->in_use == 0);
-	for (int i = 0; i < target->nidle; i++)
-		curl_easy_cleanup(target->idle[i]);
-	for (struct curl_slist *header = target->headers; header;
-		 header = header->next)
-		explicit_bzero(header->data, strlen(header->data));
-	curl_slist_free_all(target->headers);
-	free(target->url);
-	free(target->proxy);
-	free(target->ca_pem);
-	free(target);
-}
-
-/* Append to a header list; false, and the list as it was, without memory. */
-static bool
-http_add_header(struct curl_slist **headers, const char *header)
-{
-	struct curl_slist *longer = curl_slist_append(*headers, header);
-
-	if (longer == NULL)
-		return false;
-	*headers = longer;
-	return true;
-}
-
-/* Make the header list of a target, the one place where the key goes. */
-static bool
-http_set_headers(HttpTarget *target, const char *api_key)
-{
-	static const char scheme[] = "Authorization: Bearer ";
-	size_t		size;
-	char	   *header;
-	bool		ok;
-
-	if (!http_add_header(&target->headers, "Accept: application/json"))
-		return false;
-	if (api_key == NULL)
-		return true;
-	size = sizeof(scheme) + strlen(api_key);
-	header = malloc(size);
-	if (header == NULL)
-		return false;
-	snprintf(header, size, "%s%s", scheme, api_key);
-	ok = http_add_header(&target->headers, header);
-	explicit_bzero(header, size);
-	free(header);
-	if (ok)
-		target->api_key = target->headers->next->data + sizeof(scheme) - 1;
-	return ok;
-}
-
-/* Copy what an upstream says into a new target; NULL without memory. */
-static HttpTarget *
-http_target_create(const Upstream *upstream)
-{
-	HttpTarget *target = calloc(1, sizeof(HttpTarget));
-
-	if (target == NULL)
-		return NULL;
-	target->id = upstream->id;
-	target->serverid = upstream->serverid;
-	target->max_concurrency = upstream->max_concurrency;
-	target->timeout = upstream->timeout;
-	target->connect_timeout = upstream->connect_timeout;
-	target->max_response_size = upstream->max_response_size;
-	target->tls = pg_strncasecmp(upstream->base_url, "https:", 6) == 0;
-	target->proxy = strdup(upstream->proxy ? upstream->proxy : "");
-	target->url_prefix = strlen(upstream->base_url) + strlen(HTTP_PATH);
-	target->url_size = target->url_prefix + WIRE_MAX_TASK_ID + 1;
-	target->url = malloc(target->url_size);
-	if (upstream->ca_pem != NULL)
-	{
-		target->ca_pem = malloc(upstream->ca_pem_len);
-		target->ca_pem_len = upstream->ca_pem_len;
-	}
-	if (target->proxy == NULL || target->url == NULL ||
-		(upstream->ca_pem != NULL && target->ca_pem == NULL) ||
-		!http_set_headers(target, upstream->api_key))
-	{
-		http_target_free(target);
-		return NULL;
-	}
-	snprintf(target->url, target->url_size, "%s%s", upstream->base_url,
-			 HTTP_PATH);
-	if (upstream->ca_pem != NULL)
-		memcpy(target->ca_pem, upstream->ca_pem, upstream->ca_pem_len);
-	return target;
-}
-
-/* Let the least recently used target go that no request uses. */
-static void
-http_evict_target(void)
-{
-	dlist_iter	iter;
-
-	dlist_reverse_foreach(iter, &http.targets)
-	{
-		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
-
-		if (target->in_use == 0)
-		{
-			dlist_delete(&target->node);
-			http.ntargets--;
-			http_target_free(target);
-			return;
-		}
-	}
-}
-
-/*
- * MAX_HOST_CONNECTIONS: without it libcurl opens a connection for each of a
- * burst of transfers before it knows that one HTTP/2 connection would carry
- * them all (873 for 1,000 seen).  Several servers may lead to one host, and
- * none may wait for another's questions, so it is the sum of what they allow.
- */
-static void
-http_allow_host_connections(void)
-{
-	dlist_iter	iter;
-	int			sum = 0;
-
-	dlist_foreach(iter, &http.targets)
-	{
-		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
-		HttpTarget *other;
-		dlist_iter	earlier;
-		bool		counted = false;
-
-		dlist_foreach(earlier, &http.targets)
-		{
-			if (earlier.cur == iter.cur)
-				break;
-			other = dlist_container(HttpTarget, node, earlier.cur);
-			if (other->serverid == target->serverid)
-				counted = true;
-		}
-		if (!counted)
-			sum += target->max_concurrency;
-	}
-	if (sum <= http.max_host_connections)
-		return;
-	http.max_host_connections = sum;
-	(void) curl_multi_setopt(http.multi, CURLMOPT_MAX_HOST_CONNECTIONS,
-							 (long) sum);
-}
-
-/* The target of an upstream. */
-static HttpTarget *
-http_target_get(const Upstream *upstream)
-{
-	HttpTarget *target;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &http.targets)
-	{
-		target = dlist_container(HttpTarget, node, iter.cur);
-		if (target->id == upstream->id)
-		{
-			dlist_move_head(&http.targets, &target->node);
-			return target;
-		}
-	}
-
-	target = http_target_create(upstream);
-	if (target == NULL)
-		return NULL;
-	if (http.ntargets >= HTTP_MAX_TARGETS)
-		http_evict_target();
-	dlist_push_head(&http.targets, &target->node);
-	http.ntargets++;
-	http_allow_host_connections();
-	return target;
-}
-
-
-/*
  * Requests
  */
 
-/* Set an option, or leave the function it is used in. */
-#define HTTP_SET(easy, option, value) \
-	do { \
-		CURLcode	set_ = curl_easy_setopt(easy, option, value); \
-		if (set_ != CURLE_OK) \
-			return set_; \
-	} while (0)
-
-/* Options that say whom to trust. */
+/* Options that bind a handle to a request. */
 static CURLcode
-http_set_trust(CURL *easy, HttpTarget *target)
+http_bind(CURL *easy, HttpRequest *request)
 {
-	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	if (target->ca_pem != NULL)
-		return compat_set_ca_blob(easy, target->ca_pem, target->ca_pem_len);
-	return CURLE_OK;
-}
-
-/*
- * Options that all requests have.  CURLOPT_PROXY is always set, to "" if
- * there is none: otherwise http_proxy in the environment would be obeyed and
- * would see the key.  There is no netrc, no cookie and no redirect.
- */
-static CURLcode
-http_set_common(CURL *easy, HttpTarget *target)
-{
-	HTTP_SET(easy, CURLOPT_NOSIGNAL, 1L);
+	HTTP_SET(easy, CURLOPT_PRIVATE, request);
 	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, http_on_open);
+	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, request);
 	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, http_on_close);
 	HTTP_SET(easy, CURLOPT_WRITEFUNCTION, http_on_body);
-	HTTP_SET(easy, CURLOPT_HTTPHEADER, target->headers);
-	HTTP_SET(easy, CURLOPT_HEADEROPT, (long) CURLHEADER_SEPARATE);
-	HTTP_SET(easy, CURLOPT_USERAGENT, "anyvod/" ANYVOD_VERSION);
-	HTTP_SET(easy, CURLOPT_PROXY, target->proxy);
-	HTTP_SET(easy, CURLOPT_NOPROXY, "");
-	HTTP_SET(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
-	HTTP_SET(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	HTTP_SET(easy, CURLOPT_TIMEOUT_MS, target->timeout);
-	HTTP_SET(easy, CURLOPT_CONNECTTIMEOUT_MS, target->connect_timeout);
-	HTTP_SET(easy, CURLOPT_MAXFILESIZE_LARGE,
-			 (curl_off_t) target->max_response_size);
-	HTTP_SET(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-	if (target->tls)
-	{
-		HTTP_SET(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_2TLS);
-		HTTP_SET(easy, CURLOPT_PIPEWAIT, 1L);
-	}
-	else
-		HTTP_SET(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
-	return compat_set_safety(easy);
-}
-
-/* Options that name the request itself. */
-static CURLcode
-http_set_request(CURL *easy, HttpRequest *request, const char *task_id)
-{
-	HttpTarget *target = request->target;
-
-	strlcpy(target->url + target->url_prefix, task_id,
-			target->url_size - target->url_prefix);
-	HTTP_SET(easy, CURLOPT_URL, target->url);
-	HTTP_SET(easy, CURLOPT_PRIVATE, request);
-	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, request);
 	HTTP_SET(easy, CURLOPT_WRITEDATA, request);
 	HTTP_SET(easy, CURLOPT_ERRORBUFFER, request->trouble);
 	return CURLE_OK;
 }
 
-/* An easy handle for a request, ready to go; NULL and "trouble" if not. */
-static CURL *
+/* Give a request a handle that will ask for its task. */
+static CURLcode
 http_take_handle(HttpRequest *request, const char *task_id)
 {
-	HttpTarget *target = request->target;
-	CURLcode	code = CURLE_OK;
-	CURL	   *easy;
+	CURLcode	code;
+	CURL	   *easy = target_take_handle(request->target, task_id, &code);
 
-	if (target->nidle > 0)
-		easy = target->idle[--target->nidle];
-	else
-	{
-		easy = curl_easy_init();
-		if (easy == NULL)
-			return NULL;
-		code = http_set_common(easy, target);
-		if (code == CURLE_OK)
-			code = http_set_trust(easy, target);
-	}
+	if (easy == NULL)
+		return code;
+	code = http_bind(easy, request);
 	if (code == CURLE_OK)
-		code = http_set_request(easy, request, task_id);
-	if (code != CURLE_OK)
-	{
-		strlcpy(request->trouble, curl_easy_strerror(code),
-				HTTP_TROUBLE_SIZE);
-		curl_easy_cleanup(easy);
-		return NULL;
-	}
-	return easy;
+		request->easy = easy;
+	else
+		target_return_handle(request->target, easy, false);
+	return code;
 }
 
 /*
@@ -836,215 +573,84 @@ http_take_handle(HttpRequest *request, const char *task_id)
 static void
 http_drop_handle(HttpRequest *request, bool reusable)
 {
-	HttpTarget *target = request->target;
 	CURL	   *easy = request->easy;
 
 	if (easy == NULL)
 		return;
+	route_leave(request->target->route, request);
 	request->easy = NULL;
 	request->batch->n_in_flight--;
 	(void) curl_multi_remove_handle(http.multi, easy);
 	if (!reusable || request->outcome != HTTP_ANSWERED)
 		http_count_closed(request);
-	if (reusable && target->nidle < HTTP_MAX_IDLE_HANDLES)
-	{
-		(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
-		target->idle[target->nidle++] = easy;
-	}
-	else
-		curl_easy_cleanup(easy);
+	target_return_handle(request->target, easy, reusable);
 }
 
-/* One of libcurl's times of a transfer, 0 if it did not come to that. */
-static curl_off_t
-http_time(CURL *easy, CURLINFO which)
-{
-	curl_off_t	time = 0;
-
-	(void) curl_easy_getinfo(easy, which, &time);
-	return time;
-}
-
-/*
- * How far did a request come?  Some results say so themselves; for the others
- * there are libcurl's times.
- */
-static HttpPhase
-http_phase(const HttpRequest *request, CURLcode result)
-{
-	const HttpTarget *target = request->target;
-	CURL	   *easy = request->easy;
-
-	switch (result)
-	{
-		case CURLE_COULDNT_RESOLVE_HOST:
-		case CURLE_COULDNT_RESOLVE_PROXY:
-			return HTTP_PHASE_DNS;
-		case CURLE_COULDNT_CONNECT:
-			return HTTP_PHASE_CONNECT;
-		case CURLE_SSL_CONNECT_ERROR:
-		case CURLE_PEER_FAILED_VERIFICATION:
-		case CURLE_SSL_CACERT_BADFILE:
-			return HTTP_PHASE_TLS;
-		default:
-			break;
-	}
-	if (http_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0)
-		return HTTP_PHASE_ANSWER;
-	if (http_time(easy, CURLINFO_CONNECT_TIME_T) > 0 || request->connected)
-		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
-	if (http_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
-		return HTTP_PHASE_CONNECT;
-	return HTTP_PHASE_DNS;
-}
-
-/* What libcurl's result, and what our callbacks noted, amount to. */
-static HttpOutcome
-http_outcome(HttpRequest *request, CURLcode result)
-{
-	switch (result)
-	{
-		case CURLE_OK:
-			return HTTP_ANSWERED;
-		case CURLE_OUT_OF_MEMORY:
-			return HTTP_NO_MEMORY;
-		case CURLE_OPERATION_TIMEDOUT:
-			return HTTP_TIMED_OUT;
-		case CURLE_FILESIZE_EXCEEDED:
-			return HTTP_TOO_LARGE;
-		case CURLE_WRITE_ERROR:
-			if (request->too_large)
-				return HTTP_TOO_LARGE;
-			return request->no_memory ? HTTP_NO_MEMORY : HTTP_BROKEN;
-		case CURLE_COULDNT_CONNECT:
-			if (request->denied)
-				return HTTP_NO_DESCRIPTOR;
-			return request->no_memory ? HTTP_NO_MEMORY : HTTP_UNREACHABLE;
-		case CURLE_COULDNT_RESOLVE_HOST:
-		case CURLE_COULDNT_RESOLVE_PROXY:
-		case CURLE_SSL_CONNECT_ERROR:
-		case CURLE_PEER_FAILED_VERIFICATION:
-		case CURLE_SSL_CACERT_BADFILE:
-		case CURLE_SSL_CERTPROBLEM:
-		case CURLE_SSL_CIPHER:
-		case CURLE_SSL_ENGINE_INITFAILED:
-		case CURLE_SSL_ISSUER_ERROR:
-		case CURLE_SSL_INVALIDCERTSTATUS:
-			return HTTP_UNREACHABLE;
-		default:
-			return HTTP_BROKEN;
-	}
-}
-
-/*
- * How many bytes at "text" stand for a key, 0 if they do not: its characters,
- * each as it is or escaped as JSON allows (\/ or \u002f for a slash).
- */
-static size_t
-http_match_key(const char *key, const char *text, const char *end)
-{
-	const char *at = text;
-
-	for (; *key != '\0'; key++)
-	{
-		char		code[7];
-
-		if (at == end)
-			return 0;
-		if (*at == *key)
-			at++;
-		else if (*at != '\\' || end - at < 2)
-			return 0;
-		else if (at[1] == *key && !isalnum((unsigned char) *key))
-			at += 2;
-		else
-		{
-			snprintf(code, sizeof(code), "\\u%04x", (unsigned char) *key);
-			if (end - at < 6 || pg_strncasecmp(at, code, 6) != 0)
-				return 0;
-			at += 6;
-		}
-	}
-	return at - text;
-}
-
-/* Black out all occurrences of a key in some text. */
+/* A request has finished, or was never started: let its batch have it. */
 static void
-http_hide(const char *key, char *text, size_t len)
+http_finish(HttpRequest *request)
 {
-	bool		escapes = len > 0 && memchr(text, '\\', len) != NULL;
-	size_t		key_len = strlen(key);
-	char	   *end = text + len;
-
-	while (text < end)
-	{
-		size_t		found;
-
-		if (!escapes)
-		{
-			text = memmem(text, end - text, key, key_len);
-			if (text == NULL)
-				return;
-		}
-		found = http_match_key(key, text, end);
-		memset(text, '*', found);
-		text += Max(found, 1);
-	}
-}
-
-/*
- * Black out the key where a gateway repeats it, most likely in a complaint
- * about it, so that it cannot get into an error, a log or a table.  (A key
- * that is too short to be one may stand in an answer by chance.)
- */
-static void
-http_hide_key(HttpRequest *request)
-{
-	const char *key = request->target->api_key;
-
-	if (key == NULL || strlen(key) < HTTP_SHORTEST_KEY)
-		return;
-	http_hide(key, request->body, request->body_len);
-	http_hide(key, request->trouble, strlen(request->trouble));
-}
-
-/* Note the media type, without parameters, unless the key is in it. */
-static void
-http_note_content_type(HttpRequest *request, const char *content_type)
-{
-	const char *key = request->target->api_key;
-	size_t		len = strcspn(content_type, "; \t");
-
-	if (key != NULL && strstr(content_type, key) != NULL)
-		return;
-	strlcpy(request->content_type, content_type,
-			Min(len + 1, sizeof(request->content_type)));
-}
-
-/* A transfer has ended: take what is worth knowing and free its handle. */
-static void
-http_end_transfer(HttpRequest *request, CURLcode result)
-{
-	CURL	   *easy = request->easy;
-	char	   *content_type = NULL;
-	long		status = 0;
-
-	request->outcome = http_outcome(request, result);
-	request->phase = http_phase(request, result);
-	request->elapsed = http_clock() - request->started;
-	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
-		request->status = (int) status;
-	(void) curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type);
-	if (content_type != NULL)
-		http_note_content_type(request, content_type);
-	request->retry_after = compat_retry_after(easy);
-	if (result != CURLE_OK && request->trouble[0] == '\0')
-		strlcpy(request->trouble, curl_easy_strerror(result),
-				HTTP_TROUBLE_SIZE);
-	http_hide_key(request);
 	http_drop_handle(request, true);
 	dlist_delete(&request->node);
 	dlist_push_tail(&request->batch->finished, &request->node);
+}
+
+/* Hand a request to libcurl. */
+static void
+http_hand_over(HttpRequest *request)
+{
+	if (curl_multi_add_handle(http.multi, request->easy) == CURLM_OK)
+		return;
+	outcome_not_started(request, CURLE_OUT_OF_MEMORY);
+	http_finish(request);
+}
+
+/* Have a transfer begin anew, when its turn comes. */
+static void
+http_restart(HttpRequest *request)
+{
+	(void) curl_multi_remove_handle(http.multi, request->easy);
+	http_count_closed(request);
+	route_leave(request->target->route, request);
+	request->restarts++;
+	request->again = request->opened = request->connected = false;
+	request->trouble[0] = '\0';
+	request->body_len = 0;
+	if (route_enter(request->target->route, request))
+		http_hand_over(request);
+}
+
+/*
+ * A transfer has ended.  If the connection that it was to make did not come
+ * about, those that waited for the same connection have ended as well: the
+ * first of them would find what it found, the next after it, and so on, each
+ * after its own timeout.
+ */
+static void
+http_end_transfer(HttpRequest *request, CURLcode result)
+{
+	HttpRoute  *route = request->target->route;
+	HttpRequest *other;
+
+	if (request->again && request->restarts < HTTP_MAX_RESTARTS)
+	{
+		http_restart(request);
+		return;
+	}
+	outcome_take(request, result);
+	if (request->outcome == HTTP_ANSWERED)
+		route_learn(route, request);
+	if (request->phase < HTTP_PHASE_ANSWER &&
+		(request->outcome == HTTP_UNREACHABLE ||
+		 request->outcome == HTTP_TIMED_OUT))
+	{
+		while ((other = route_waiting(route)) != NULL)
+		{
+			outcome_share(other, request);
+			http_finish(other);
+		}
+	}
+	http_finish(request);
 }
 
 /* Hand the transfers that have ended to their batches. */
@@ -1064,6 +670,25 @@ http_collect(void)
 		(void) curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
 								 (char **) &request);
 		http_end_transfer(request, result);
+	}
+}
+
+/*
+ * Let libcurl have the requests whose turn has come; each is on its way at
+ * once if there is a connection for it.
+ */
+static void
+http_let_in(void)
+{
+	HttpRequest *request;
+	int			running;
+
+	while ((request = route_next()) != NULL)
+	{
+		http_hand_over(request);
+		(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
+										&running);
+		http_collect();
 	}
 }
 
@@ -1137,6 +762,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		   void *tag)
 {
 	HttpRequest *request;
+	CURLcode	code = CURLE_OUT_OF_MEMORY;
 	sigset_t	saved;
 
 	Assert(wire_task_id_valid(task_id, strlen(task_id)));
@@ -1145,36 +771,28 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	request->tag = tag;
 	request->retry_after = -1;
 	request->started = http_clock();
+	dlist_push_tail(&batch->in_flight, &request->node);
 
 	http_block_signals(&saved);
-	request->target = http_target_get(upstream);
+	request->target = target_get(upstream);
 	if (request->target != NULL)
 	{
 		request->target->in_use++;
-		request->easy = http_take_handle(request, task_id);
+		http_allow_host_connections();
+		code = http_take_handle(request, task_id);
 	}
 	if (request->easy != NULL)
 	{
-		if (curl_multi_add_handle(http.multi, request->easy) == CURLM_OK)
-			batch->n_in_flight++;
-		else
-		{
-			curl_easy_cleanup(request->easy);
-			request->easy = NULL;
-		}
+		batch->n_in_flight++;
+		if (route_enter(request->target->route, request))
+			http_hand_over(request);
 	}
-	http_restore_signals(&saved);
-
-	if (request->easy != NULL)
-		dlist_push_tail(&batch->in_flight, &request->node);
 	else
 	{
-		/* An option that this libcurl does not know has said so. */
-		request->outcome = request->trouble[0] != '\0' ?
-			HTTP_UNREACHABLE :
-			HTTP_NO_MEMORY;
-		dlist_push_tail(&batch->finished, &request->node);
+		outcome_not_started(request, code);
+		http_finish(request);
 	}
+	http_restore_signals(&saved);
 	return request;
 }
 
@@ -1242,6 +860,7 @@ http_turn(long timeout_ms)
 	http_block_signals(&saved);
 	http_dispatch();
 	http_collect();
+	http_let_in();
 	http_restore_signals(&saved);
 	return latched;
 }
@@ -1271,6 +890,8 @@ http_phase_name(HttpPhase phase)
 {
 	switch (phase)
 	{
+		case HTTP_PHASE_PROXY:
+			return "asking the proxy";
 		case HTTP_PHASE_DNS:
 			return "resolving the name";
 		case HTTP_PHASE_CONNECT:

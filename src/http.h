@@ -48,9 +48,20 @@ typedef enum HttpPhase
 {
 	HTTP_PHASE_DNS,
 	HTTP_PHASE_CONNECT,
+	HTTP_PHASE_PROXY,			/* asking it for a way to the gateway */
 	HTTP_PHASE_TLS,
 	HTTP_PHASE_ANSWER,
 } HttpPhase;
+
+/* What was found wrong with the peer's certificate. */
+typedef enum HttpCertificate
+{
+	HTTP_CERTIFICATE_GOOD,		/* nothing, or it did not come to that */
+	HTTP_CERTIFICATE_UNTRUSTED, /* by no authority that is trusted */
+	HTTP_CERTIFICATE_OUTDATED,	/* expired, or not yet valid */
+	HTTP_CERTIFICATE_OF_OTHER,	/* for another host name */
+	HTTP_CERTIFICATE_REFUSED,	/* something else */
+} HttpCertificate;
 
 /* Longest explanation that libcurl gives (its CURL_ERROR_SIZE). */
 #define HTTP_TROUBLE_SIZE 256
@@ -71,6 +82,7 @@ typedef struct HttpRequest
 
 	HttpOutcome outcome;
 	HttpPhase	phase;
+	HttpCertificate certificate;
 	char		trouble[HTTP_TROUBLE_SIZE]; /* libcurl's words, "" if none */
 	int			status;			/* HTTP status */
 	char		content_type[64];	/* media type alone, cut at that */
@@ -80,6 +92,12 @@ typedef struct HttpRequest
 	size_t		body_size;		/* allocated */
 	int64		started;		/* monotonic clock, microseconds */
 	int64		elapsed;		/* start to end, microseconds */
+	dlist_node	line_node;		/* in its route's line, if in_line */
+	bool		in_line;		/* waits for others to have a connection */
+	bool		on_the_way;		/* its route has seen it go out */
+	bool		opened;			/* a connection was begun for it */
+	bool		again;			/* is to begin anew, see route_may_open() */
+	int			restarts;		/* times that it has */
 	bool		connected;		/* a connection was made for it */
 	bool		denied;			/* a descriptor was refused to it */
 	bool		too_large;

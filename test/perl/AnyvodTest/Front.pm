@@ -1,0 +1,324 @@
+package AnyvodTest::Front;
+
+# AnyvodTest::Front - nginx with TLS and HTTP/2 before a gateway
+#
+#	my $front = AnyvodTest::Front->new($simulator,
+#		fast => { http2 => 1 },
+#		old => { certificate => 'expired' });
+#	$front->url('fast');		# https://localhost:12345
+#	$front->ca_file;			# trusts them all but 'unknown'
+#	$front->requests('fast');	# what has come to it
+#
+# Each name is a port; "requests" is how many a connection may carry.  The certificates are made by openssl: 'good' (the
+# default), 'expired', 'elsewhere' (for another host) and 'unknown' (signed by
+# an authority of nobody).  nginx runs as whoever runs the test, everything of
+# it in a folder of its own, and is ended with the test.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use Carp;
+use File::Temp ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More ();
+
+# The host that good certificates are for.
+my $host = 'localhost';
+
+# Validity as openssl's -startdate and -enddate, and alternative names.
+my @always = ('20200101000000Z', '20991231235959Z');
+my %certificates = (
+	good => { signer => 'ca', dates => \@always, name => "DNS:$host" },
+	expired => {
+		signer => 'ca',
+		dates => [ '20200101000000Z', '20200102000000Z' ],
+		name => "DNS:$host"
+	},
+	elsewhere =>
+	  { signer => 'ca', dates => \@always, name => 'DNS:elsewhere.invalid' },
+	unknown => { signer => 'nobody', dates => \@always, name => "DNS:$host" });
+
+my %running;
+
+# A program that need not be in an ordinary user's PATH; undef if there is
+# none.
+sub program
+{
+	my ($name) = @_;
+	my ($found) = grep { -x } map { "$_/$name" } split(/:/, $ENV{PATH}),
+	  '/usr/local/sbin', '/usr/sbin', '/sbin';
+
+	return $found;
+}
+
+# Leave the test out where a program is missing; CI has them all.
+sub need
+{
+	my @missing = grep { !defined program($_) } 'nginx', 'openssl';
+
+	return unless @missing;
+	croak "CI without @missing" if $ENV{CI};
+	Test::More::plan(
+		skip_all => "needs @missing: test/setup nginx openssl");
+	return;
+}
+
+sub new
+{
+	my ($class, $gateway, %ports) = @_;
+	my $self = bless {
+		owner => $$,
+		folder => PostgreSQL::Test::Utils::tempdir_short(),
+		ports => { map { $_ => $ports{$_} } keys %ports },
+	}, $class;
+
+	$_->{port} = PostgreSQL::Test::Cluster::get_free_port()
+	  foreach values %{ $self->{ports} };
+	$self->_make_certificates;
+	$self->_configure($gateway);
+	$self->_start;
+	return $self;
+}
+
+# Run openssl in our folder; what it says is shown only if it fails.
+sub _openssl
+{
+	my ($self, @arguments) = @_;
+	my $said = '';
+	my $command = IPC::Run::start([ program('openssl'), @arguments ],
+		'<', '/dev/null', '&>', \$said,
+		init => sub { chdir $self->{folder} or die "could not enter it: $!" });
+
+	$command->finish or croak "openssl @arguments: $said";
+	return;
+}
+
+sub _make_certificates
+{
+	my ($self) = @_;
+	my $config = <<'END';
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = anyvod test
+[authority]
+basicConstraints = critical,CA:TRUE
+subjectKeyIdentifier = hash
+[any]
+commonName = supplied
+END
+	foreach my $signer ('ca', 'nobody')
+	{
+		$config .= <<"END";
+[$signer]
+database = $signer.index
+serial = $signer.serial
+new_certs_dir = .
+certificate = $signer.pem
+private_key = $signer.key
+default_md = sha256
+policy = any
+unique_subject = no
+END
+	}
+	$config .= "[with_$_]\nsubjectAltName = $certificates{$_}{name}\n"
+	  foreach keys %certificates;
+	append_to_file("$self->{folder}/openssl.conf", $config);
+
+	my @new_key = (
+		'req', '-config', 'openssl.conf', '-nodes', '-newkey', 'ec',
+		'-pkeyopt', 'ec_paramgen_curve:prime256v1');
+	foreach my $signer ('ca', 'nobody')
+	{
+		append_to_file("$self->{folder}/$signer.index", '');
+		append_to_file("$self->{folder}/$signer.serial", "01\n");
+		$self->_openssl(
+			@new_key, '-x509', '-days', '2', '-extensions', 'authority',
+			'-subj', "/CN=$signer", '-keyout', "$signer.key", '-out',
+			"$signer.pem");
+	}
+	foreach my $name (sort keys %certificates)
+	{
+		my $certificate = $certificates{$name};
+
+		$self->_openssl(@new_key, '-keyout', "$name.key", '-out', "$name.csr");
+		$self->_openssl(
+			'ca', '-config', 'openssl.conf', '-batch', '-notext',
+			'-name', $certificate->{signer},
+			'-startdate', $certificate->{dates}[0],
+			'-enddate', $certificate->{dates}[1],
+			'-extensions', "with_$name",
+			'-in', "$name.csr", '-out', "$name.pem");
+	}
+	return;
+}
+
+sub _configure
+{
+	my ($self, $gateway) = @_;
+	my $folder = $self->{folder};
+	my ($to) = $gateway->url =~ m{^http://(.*)$};
+	my $servers = join '', map {
+		my $certificate = $_->{certificate} // 'good';
+		my $http2 = $_->{http2} ? ' http2' : '';
+
+		<<"END" } values %{ $self->{ports} };
+	server {
+		listen 127.0.0.1:$_->{port} ssl$http2;
+		ssl_certificate $folder/$certificate.pem;
+		ssl_certificate_key $folder/$certificate.key;
+		keepalive_requests @{[ $_->{requests} // 1_000_000 ]};
+		location / { proxy_pass http://gateway; }
+	}
+END
+	my $scratch = join '', map { "\t${_}_temp_path $folder/$_;\n" }
+	  qw(client_body proxy fastcgi uwsgi scgi);
+
+	append_to_file("$folder/nginx.conf", <<"END");
+daemon off;
+worker_processes 1;
+pid $folder/nginx.pid;
+error_log $folder/error.log;
+events { worker_connections 2000; }
+http {
+$scratch
+	log_format seen '\$server_port \$connection \$connection_requests '
+		'\$server_protocol \$request_uri';
+	access_log $folder/access.log seen;
+	upstream gateway { server $to; keepalive 500; keepalive_requests 1000000; }
+	proxy_http_version 1.1;
+	proxy_set_header Connection "";
+	proxy_buffering off;
+$servers}
+END
+	return;
+}
+
+sub _start
+{
+	my ($self) = @_;
+	my $folder = $self->{folder};
+	my $pid = fork() // croak "could not fork: $!";
+
+	if ($pid == 0)
+	{
+		open STDIN, '<', '/dev/null' or POSIX::_exit(127);
+		open my $log, '>', "$folder/output" or POSIX::_exit(127);
+		POSIX::dup2(fileno($log), 1);
+		POSIX::dup2(fileno($log), 2);
+		exec { program('nginx') } 'nginx', '-p', $folder, '-e',
+		  "$folder/error.log", '-c', "$folder/nginx.conf"
+		  or POSIX::_exit(127);
+	}
+	$self->{pid} = $pid;
+	$running{$pid} = $self;
+	Scalar::Util::weaken($running{$pid});
+	return if wait_until(sub { $self->_listens }, 10);
+	$self->stop;
+	croak 'nginx did not start: ' . slurp_file("$folder/output");
+}
+
+sub _listens
+{
+	my ($self) = @_;
+
+	foreach my $port (values %{ $self->{ports} })
+	{
+		return 0
+		  unless IO::Socket::INET->new(
+			PeerAddr => '127.0.0.1', PeerPort => $port->{port});
+	}
+	return 1;
+}
+
+sub port
+{
+	my ($self, $name) = @_;
+	return $self->{ports}{$name}{port};
+}
+
+sub url
+{
+	my ($self, $name) = @_;
+	return "https://$host:" . $self->port($name);
+}
+
+sub ca_file
+{
+	my ($self) = @_;
+	return "$self->{folder}/ca.pem";
+}
+
+# The requests that came to a port and are over, as hashes: connection (a
+# number), nth (on that connection), protocol, path.
+sub requests
+{
+	my ($self, $name) = @_;
+	my $port = $self->port($name);
+
+	return
+	  map {
+		my ($connection, $nth, $protocol, $path) = /^\d+ (\S+) (\S+) (\S+) (\S+)/;
+		{
+			connection => $connection,
+			nth => $nth,
+			protocol => $protocol,
+			path => $path
+		}
+	  }
+	  grep { /^$port / } split /\n/, slurp_file("$self->{folder}/access.log");
+}
+
+# Forget them.
+sub reset
+{
+	my ($self) = @_;
+
+	truncate "$self->{folder}/access.log", 0 or croak "could not truncate: $!";
+	return;
+}
+
+# How many connections are open to a port now, as the system says.
+sub open_connections
+{
+	my ($self, $name) = @_;
+	my $port = sprintf '%04X', $self->port($name);
+
+	# local address : port, remote address : port, state; 01 is ESTABLISHED
+	return scalar(my @open = slurp_file('/proc/net/tcp') =~
+		  /^\s*\d+: \S+:$port \S+:\S+ 01 /mg);
+}
+
+# End it and wait for its end; a second time does nothing.
+sub stop
+{
+	my ($self) = @_;
+	my $pid = delete $self->{pid} // return;
+
+	return if $self->{owner} != $$;
+	local ($?, $!);
+	delete $running{$pid};
+	kill 'TERM', $pid;
+	waitpid $pid, 0;
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+	$self->stop;
+	return;
+}
+
+END
+{
+	foreach my $front (values %running)
+	{
+		$front->stop if defined $front;
+	}
+}
+
+1;

@@ -1,0 +1,233 @@
+package AnyvodTest::Peer;
+
+# AnyvodTest::Peer - something at the other end of a connection that is no
+# gateway
+#
+#	my $mute = AnyvodTest::Peer->new(silence());
+#	my $proxy = AnyvodTest::Peer->new(tunnel());
+#	my $strict = AnyvodTest::Peer->new(answer("HTTP/1.1 403 No\r\n\r\n"));
+#	$proxy->url;			# http://127.0.0.1:12345
+#	$proxy->heard;			# all that came before the tunnel
+#	my $hole = AnyvodTest::Peer->black_hole;
+#
+# One process listens, and each connection has a process of its own that runs
+# the function given; they end with the connection, and with the test.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use Carp;
+use Exporter 'import';
+use IO::Select;
+use IO::Socket::INET;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Scalar::Util ();
+use Socket;
+use Time::HiRes ();
+
+our @EXPORT = qw(silence answer tunnel);
+
+# No connection lasts longer, in seconds.
+my $longest = 300;
+
+my %running;
+
+# What a peer may do with a connection: each gives a function that takes the
+# socket and another that notes what was heard.
+
+# Take everything and say nothing.
+sub silence
+{
+	return sub {
+		my ($client, $note) = @_;
+
+		while (sysread $client, my $data, 65536)
+		{
+			$note->($data);
+		}
+	};
+}
+
+# Read a head, and answer this.
+sub answer
+{
+	my ($words) = @_;
+
+	return sub {
+		my ($client, $note) = @_;
+
+		read_head($client, $note);
+		syswrite $client, $words;
+	};
+}
+
+# An HTTP proxy that knows CONNECT, to this machine only; it may take its
+# time, in seconds.
+sub tunnel
+{
+	my ($delay) = @_;
+
+	return sub {
+		my ($client, $note) = @_;
+		my $head = read_head($client, $note);
+		my ($port) = $head =~ /^CONNECT localhost:(\d+) HTTP/;
+		my $server = IO::Socket::INET->new(
+			PeerAddr => '127.0.0.1', PeerPort => $port // 0)
+		  or return syswrite $client, "HTTP/1.1 502 Bad Gateway\r\n\r\n";
+
+		Time::HiRes::sleep($delay // 0);
+		syswrite $client, "HTTP/1.1 200 Connected\r\n\r\n";
+		pass($client, $server);
+	};
+}
+
+sub read_head
+{
+	my ($client, $note) = @_;
+	my $head = '';
+
+	until ($head =~ /\r\n\r\n/)
+	{
+		sysread $client, my $data, 65536 or last;
+		$note->($data);
+		$head .= $data;
+	}
+	return $head;
+}
+
+# Carry bytes both ways until one side closes.
+sub pass
+{
+	my ($left, $right) = @_;
+	my $both = IO::Select->new($left, $right);
+
+	while (my @ready = $both->can_read)
+	{
+		foreach my $from (@ready)
+		{
+			my $to = $from == $left ? $right : $left;
+
+			sysread $from, my $data, 65536 or return;
+			while (length $data)
+			{
+				my $sent = syswrite $to, $data or return;
+
+				substr $data, 0, $sent, '';
+			}
+		}
+	}
+	return;
+}
+
+sub new
+{
+	my ($class, $serve) = @_;
+	my $listener = IO::Socket::INET->new(
+		LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 200,
+		ReuseAddr => 1)
+	  or croak "could not listen: $!";
+	my $self = bless {
+		owner => $$,
+		port => $listener->sockport,
+		log => PostgreSQL::Test::Utils::tempdir() . '/heard',
+	}, $class;
+
+	append_to_file($self->{log}, '');
+	$self->{pid} = fork() // croak "could not fork: $!";
+	if ($self->{pid} == 0)
+	{
+		$SIG{TERM} = 'DEFAULT';
+		$SIG{CHLD} = 'IGNORE';
+		while (1)
+		{
+			my $client = $listener->accept or next;
+
+			if ((fork() // next) == 0)
+			{
+				alarm $longest;
+				close $listener;
+				eval {
+					$serve->(
+						$client,
+						sub { append_to_file($self->{log}, $_[0]) });
+				};
+				POSIX::_exit(0);
+			}
+		}
+	}
+	close $listener;
+	$running{ $self->{pid} } = $self;
+	Scalar::Util::weaken($running{ $self->{pid} });
+	return $self;
+}
+
+# A port to which no connection comes about: the queue of those that nobody
+# accepts is full, and the system lets further ones wait.
+sub black_hole
+{
+	my ($class) = @_;
+
+	socket my $listener, PF_INET, SOCK_STREAM, 0 or croak "no socket: $!";
+	bind $listener, pack_sockaddr_in(0, INADDR_LOOPBACK)
+	  or croak "could not bind: $!";
+	listen $listener, 0 or croak "could not listen: $!";
+	my ($port) = unpack_sockaddr_in(getsockname $listener);
+	my @filling = map {
+		IO::Socket::INET->new(
+			PeerAddr => '127.0.0.1', PeerPort => $port, Blocking => 0)
+	} 1 .. 4;
+
+	return bless {
+		owner => $$, port => $port, sockets => [ $listener, @filling ]
+	}, $class;
+}
+
+sub port
+{
+	my ($self) = @_;
+	return $self->{port};
+}
+
+sub url
+{
+	my ($self, $scheme) = @_;
+	return ($scheme // 'http') . "://127.0.0.1:$self->{port}";
+}
+
+sub heard
+{
+	my ($self) = @_;
+	return slurp_file($self->{log});
+}
+
+sub stop
+{
+	my ($self) = @_;
+	my $pid = delete $self->{pid} // return;
+
+	return if $self->{owner} != $$;
+	local ($?, $!);
+	delete $running{$pid};
+	kill 'TERM', $pid;
+	waitpid $pid, 0;
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+	$self->stop;
+	return;
+}
+
+END
+{
+	foreach my $peer (values %running)
+	{
+		$peer->stop if defined $peer;
+	}
+}
+
+1;
