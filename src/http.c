@@ -568,7 +568,9 @@ http_take_handle(HttpRequest *request, const char *task_id)
 
 /*
  * Part a request from its handle.  A handle whose transfer came to its end
- * serves another request; one that was broken off does not.
+ * serves another request; one that was broken off does not.  Its connection
+ * goes with it, unless others use it: over HTTP/2 libcurl (7.88) would keep it
+ * and tell the gateway that the request is gone only with the next one.
  */
 static void
 http_drop_handle(HttpRequest *request, bool reusable)
@@ -580,6 +582,8 @@ http_drop_handle(HttpRequest *request, bool reusable)
 	route_leave(request->target->route, request);
 	request->easy = NULL;
 	request->batch->n_in_flight--;
+	if (!reusable)
+		(void) curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
 	(void) curl_multi_remove_handle(http.multi, easy);
 	if (!reusable || request->outcome != HTTP_ANSWERED)
 		http_count_closed(request);

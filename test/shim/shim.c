@@ -1,12 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * shim.c
- *		Which process starts libcurl?
+ *		Which process starts libcurl, and what if a name is not resolved?
  *
  * Preloaded (LD_PRELOAD), it appends a line "FUNCTION PID" to the file that
  * SHIM_LOG names: "loaded" when a program starts with it, and a line for each
  * call of curl_global_init and curl_multi_init, which then go on as usual.  A
  * fork without exec says nothing of its own.  Nothing is judged here.
+ *
+ * The name hang.invalid is not resolved as long as the file is there that
+ * SHIM_HANG names.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -14,8 +17,10 @@
  */
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* As in curl.h, which is not needed for the rest. */
@@ -75,4 +80,21 @@ curl_multi_init(void)
 	shim_record("curl_multi_init");
 	*(void **) &next = shim_next("curl_multi_init");
 	return next();
+}
+
+int
+getaddrinfo(const char *name, const char *service,
+			const struct addrinfo *hints, struct addrinfo **found)
+{
+	int (*next)(const char *, const char *, const struct addrinfo *,
+				struct addrinfo **);
+	const char *hang = getenv("SHIM_HANG");
+
+	if (hang != NULL && name != NULL && strcmp(name, "hang.invalid") == 0)
+	{
+		while (access(hang, F_OK) == 0)
+			usleep(10000);
+	}
+	*(void **) &next = shim_next("getaddrinfo");
+	return next(name, service, hints, found);
 }
