@@ -3,6 +3,7 @@
 #   make, make install       build and install (PG_CONFIG=... picks a server)
 #   make demo                the main job before your eyes, nothing installed
 #   make test                every test, in a throwaway cluster
+#   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
 #   make deb, make deb-check Debian packages; their test on clean systems
@@ -74,7 +75,7 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test demo matrix fuzz coverage format \
+.PHONY: setup test soak-calls demo matrix fuzz coverage format \
 	format-check matrix-build deb deb-check dist meta meta-check pg-upgrade
 
 setup:
@@ -84,6 +85,9 @@ test:
 	@PG_CONFIG='$(PG_CONFIG)' TESTS='$(TESTS)' TAP='$(TAP)' KEEP='$(KEEP)' \
 		REGRESS='$(REGRESS)' \
 		SOME_REGRESS='$(filter command line,$(origin REGRESS))' test/run
+
+soak-calls:
+	@PG_CONFIG='$(PG_CONFIG)' TESTS=tap TAP=150 ANYVOD_CALLS=200000 test/run
 
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' test/demo

@@ -244,7 +244,9 @@ wait_look(WaitRow *row, const char *task_id, Name server)
 	SPI_connect();
 	if (SPI_execute_with_args(sql, 2, types, values, NULL, true, 1) !=
 		SPI_OK_SELECT)
-		elog(ERROR, "could not read anyvod_tasks");
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read the tracked task")));
 	found = SPI_processed > 0;
 	if (found)
 		wait_take_row(row, context);
@@ -599,7 +601,9 @@ wait_look_at(WaitLook *look, char **ids, int n)
 
 		if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 1) !=
 			SPI_OK_SELECT)
-			elog(ERROR, "could not read anyvod_tasks");
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not read the tracked tasks")));
 		if (SPI_processed > 0)
 		{
 			look->rows = atoi(wait_column(1, context));
