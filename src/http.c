@@ -286,6 +286,7 @@ http_on_body(char *data, size_t one, size_t len, void *arg)
 	HttpRequest *request = arg;
 	size_t		limit = request->target->max_response_size;
 
+	route_heard(request->target->route);
 	if (len > limit - request->body_len)
 	{
 		request->too_large = true;
@@ -625,6 +626,24 @@ http_restart(HttpRequest *request)
 }
 
 /*
+ * A request has timed out on a connection that is shared, and so outlives it.
+ * If it seems dead, shut it down: libcurl finds it closed.
+ */
+static void
+http_shut_if_mute(HttpRequest *request)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+
+	if (request->phase != HTTP_PHASE_ANSWER ||
+		!route_is_mute(request->target->route, request))
+		return;
+	if (curl_easy_getinfo(request->easy, CURLINFO_ACTIVESOCKET, &fd) ==
+			CURLE_OK &&
+		fd != CURL_SOCKET_BAD)
+		(void) shutdown(fd, SHUT_RDWR);
+}
+
+/*
  * A transfer has ended.  If the connection that it was to make did not come
  * about, those that waited for the same connection have ended as well: the
  * first of them would find what it found, the next after it, and so on, each
@@ -644,6 +663,8 @@ http_end_transfer(HttpRequest *request, CURLcode result)
 	outcome_take(request, result);
 	if (request->outcome == HTTP_ANSWERED)
 		route_learn(route, request);
+	if (request->outcome == HTTP_TIMED_OUT)
+		http_shut_if_mute(request);
 	if (request->phase < HTTP_PHASE_ANSWER &&
 		(request->outcome == HTTP_UNREACHABLE ||
 		 request->outcome == HTTP_TIMED_OUT))

@@ -46,6 +46,7 @@ struct HttpRoute
 	RouteKind	kind;
 	HttpRequest *opener;		/* was let in, and is not on its way yet */
 	int			on_the_way;		/* requests let in since, not finished */
+	int64		heard_at;		/* when an answer last arrived, or a part of it */
 	dlist_head	line;			/* requests that wait to be let in */
 };
 
@@ -227,15 +228,34 @@ route_leave(HttpRoute *route, HttpRequest *request)
 	request->in_line = request->on_the_way = false;
 }
 
+/* Something of an answer has arrived. */
+void
+route_heard(HttpRoute *route)
+{
+	route->heard_at = http_clock();
+}
+
 /* An answer has come: by which protocol? */
 void
 route_learn(HttpRoute *route, HttpRequest *request)
 {
 	long		version = 0;
 
+	route_heard(route);
 	(void) curl_easy_getinfo(request->easy, CURLINFO_HTTP_VERSION, &version);
 	if (version != 0)
 		route->kind = version >= CURL_HTTP_VERSION_2_0 ?
 			ROUTE_SHARED :
 			ROUTE_SERIAL;
+}
+
+/*
+ * Has nothing been heard since this request was made, which timed out?  Then
+ * the shared connection may well be dead; libcurl would give it one request
+ * after the other until the system finds out, in a quarter of an hour.
+ */
+bool
+route_is_mute(HttpRoute *route, HttpRequest *request)
+{
+	return route->kind == ROUTE_SHARED && route->heard_at < request->started;
 }

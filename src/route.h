@@ -25,5 +25,7 @@ extern bool route_ready(void);
 extern HttpRequest *route_waiting(HttpRoute *route);
 extern void route_leave(HttpRoute *route, HttpRequest *request);
 extern void route_learn(HttpRoute *route, HttpRequest *request);
+extern void route_heard(HttpRoute *route);
+extern bool route_is_mute(HttpRoute *route, HttpRequest *request);
 
 #endif							/* ANYVOD_ROUTE_H */

@@ -107,10 +107,10 @@ foreach ([ 'crowd', 'h2', 3, 'a connection carries 100 at once' ],
 	{
 		$front->reset;
 		is( $fresh->query_safe(
-				'SELECT count(response) FROM anyvod_query_many('
+				'SELECT count(*), error_message FROM anyvod_query_many('
 				  . ids('delay20', 2000)
-				  . ", '$server')"),
-			'2000', "$server: 2,000 questions are answered");
+				  . ", '$server') GROUP BY error_message"),
+			'2000|', "$server: 2,000 questions are answered");
 		cmp_ok(connections($front->requests($port)), '<=', $most, $why);
 	}
 	close_session($fresh);
@@ -186,6 +186,26 @@ is(connections($front->requests('h2')), 1, 'over one connection');
 like($proxy->heard, qr/^CONNECT localhost:\d+ HTTP/, 'the proxy was asked');
 unlike($proxy->heard, qr/$key|Authorization|tencent-vod/i,
 	'and saw neither key nor path');
+
+# A connection that is dead without having been closed costs one timeout.
+my $firewall = AnyvodTest::Peer->new(tunnel());
+add_server('forgotten', $front->url('h2'),
+	"timeout '500ms', proxy '@{[ $firewall->url ]}'");
+is((run_query($session, "SELECT anyvod_query('image-1', 'forgotten')"))[0],
+	'00000', 'a connection comes about');
+cmp_ok($firewall->freeze, '>', 0, 'and is forgotten on the way');
+is((run_query($session, "SELECT anyvod_query('image-2', 'forgotten')"))[0],
+	'HV000', 'the next question is not answered');
+is((run_query($session, "SELECT anyvod_query('image-3', 'forgotten')"))[0],
+	'00000', 'the one after it takes another connection');
+
+# A slow answer ends no connection on which others arrive.
+add_server('patient', $front->url('h2'), "timeout '500ms'");
+is( $session->query_safe(
+		'SELECT count(response), count(error_code) FROM anyvod_query_many('
+		  . "ARRAY(SELECT CASE n WHEN 1 THEN 'delay5000' ELSE 'delay100-' || n"
+		  . " END FROM generate_series(1, 200) AS n), 'patient')"),
+	'199|1', 'a slow answer ends no other');
 
 # Where a connection carries one at a time, they are opened side by side.
 my $slow = AnyvodTest::Peer->new(tunnel(0.3));

@@ -202,6 +202,19 @@ sub heard
 	return slurp_file($self->{log});
 }
 
+# Let the connections that there are carry nothing any more, as when a
+# firewall has forgotten them; new ones are served.
+sub freeze
+{
+	my ($self) = @_;
+	my @children = map { /^(\d+) \(.*\) \S $self->{pid} / ? $1 : () }
+	  map { -r $_ ? slurp_file($_) : () } glob '/proc/[0-9]*/stat';
+
+	kill 'STOP', @children;
+	push @{ $self->{frozen} }, @children;
+	return scalar @children;
+}
+
 sub stop
 {
 	my ($self) = @_;
@@ -209,6 +222,7 @@ sub stop
 
 	return if $self->{owner} != $$;
 	local ($?, $!);
+	kill $_, @{ $self->{frozen} // [] } foreach 'TERM', 'CONT';
 	delete $running{$pid};
 	kill 'TERM', $pid;
 	waitpid $pid, 0;
