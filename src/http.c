@@ -626,6 +626,23 @@ http_restart(HttpRequest *request)
 }
 
 /*
+ * Did a shared connection come to its end before anything of the answer was
+ * there?  libcurl itself tries again, and may well give up because others do.
+ */
+static bool
+http_was_refused(HttpRequest *request, CURLcode result)
+{
+	long		status = 0;
+
+	if (!route_is_shared(request->target->route) ||
+		(result != CURLE_SEND_ERROR && result != CURLE_RECV_ERROR &&
+		 result != CURLE_HTTP2 && result != CURLE_HTTP2_STREAM))
+		return false;
+	(void) curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
+	return status == 0;
+}
+
+/*
  * A request has timed out on a connection that is shared, and so outlives it.
  * If it seems dead, shut it down: libcurl finds it closed.
  */
@@ -655,6 +672,8 @@ http_end_transfer(HttpRequest *request, CURLcode result)
 	HttpRoute  *route = request->target->route;
 	HttpRequest *other;
 
+	if (http_was_refused(request, result))
+		request->again = true;
 	if (request->again && request->restarts < HTTP_MAX_RESTARTS)
 	{
 		http_restart(request);

@@ -190,6 +190,13 @@ route_may_open(HttpRoute *route, HttpRequest *request)
 	return route->kind != ROUTE_SHARED || !request->on_the_way;
 }
 
+/* Do its connections carry many requests at once? */
+bool
+route_is_shared(HttpRoute *route)
+{
+	return route->kind == ROUTE_SHARED;
+}
+
 /* Is there a request for route_next() to give, whatever libcurl does? */
 bool
 route_ready(void)

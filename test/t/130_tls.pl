@@ -103,7 +103,7 @@ foreach ([ 'crowd', 'h2', 3, 'a connection carries 100 at once' ],
 	my ($server, $port, $most, $why) = @$_;
 	my $fresh = open_session($node);
 
-	foreach my $round (1 .. 3)
+	foreach my $round (1 .. 6)
 	{
 		$front->reset;
 		is( $fresh->query_safe(
