@@ -115,7 +115,7 @@ compat_wait_event(const char *name)
  */
 #ifdef CURLINC_CURL_H
 
-/* Results that say that a certificate was refused: one and the same from 7.62 */
+/* Results that say that a certificate was refused; one from 7.62 on. */
 #define COMPAT_BAD_CERTIFICATE(result) \
 	((result) == CURLE_PEER_FAILED_VERIFICATION || \
 	 (result) == CURLE_SSL_CACERT)

@@ -73,7 +73,8 @@ outcome_phase(const HttpRequest *request, CURLcode result)
 		return HTTP_PHASE_ANSWER;
 	if (outcome_connected(request, result))
 	{
-		if (target->proxy[0] != '\0' && outcome_proxy_status(request) / 100 != 2)
+		if (target->proxy[0] != '\0' &&
+			outcome_proxy_status(request) / 100 != 2)
 			return HTTP_PHASE_PROXY;
 		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
 	}

@@ -46,7 +46,7 @@ struct HttpRoute
 	RouteKind	kind;
 	HttpRequest *opener;		/* was let in, and is not on its way yet */
 	int			on_the_way;		/* requests let in since, not finished */
-	int64		heard_at;		/* when an answer last arrived, or a part of it */
+	int64		heard_at;		/* when some of an answer last arrived */
 	dlist_head	line;			/* requests that wait to be let in */
 };
 

@@ -35,7 +35,7 @@
  */
 typedef struct HttpTarget
 {
-	dlist_node	node;			/* among the targets, most recently used first */
+	dlist_node	node;			/* in "targets", last used first */
 	uint64		id;				/* the Upstream's */
 	Oid			serverid;		/* the Upstream's, which roles share */
 	int			max_concurrency;	/* of that server */
