@@ -3,6 +3,7 @@
 #   make, make install       build and install (PG_CONFIG=... picks a server)
 #   make demo                the main job before your eyes, nothing installed
 #   make test                every test, in a throwaway cluster
+#   make bench-schedule      what the learned schedule costs, beside others
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
@@ -27,6 +28,7 @@ OBJS = \
 	src/neighbour.o \
 	src/option.o \
 	src/outcome.o \
+	src/plan.o \
 	src/poller.o \
 	src/query.o \
 	src/queue.o \
@@ -75,7 +77,7 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test soak-calls demo matrix fuzz coverage format \
+.PHONY: setup test soak-calls bench-schedule demo matrix fuzz coverage format \
 	format-check matrix-build deb deb-check dist meta meta-check pg-upgrade
 
 setup:
@@ -91,6 +93,9 @@ soak-calls:
 
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' test/demo
+
+bench-schedule: setup
+	@$(MAKE) -s -C bench PG_CONFIG='$(PG_CONFIG)' schedule
 
 matrix-build:
 	@test/matrix build

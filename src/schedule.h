@@ -3,9 +3,32 @@
  * schedule.h
  *		When to ask again.
  *
+ * A Schedule learns how long tasks take, apart for each key (server, task
+ * type, model with its version), and says when to ask about a running task
+ * so that its end is seen within the delay that the DBA aims at, by the
+ * fewest questions.  Its use, for each answer:
+ *
+ *		key = schedule_key(schedule, server, task_type, model);
+ *		skew = schedule_skew(schedule, key);
+ *		task runs:	elapsed = received - skew - CreateTime - half a second;
+ *					schedule_note_running(schedule, &task->running, key,
+ *										  elapsed);
+ *					due = now + schedule_next(schedule, &settings, key,
+ *											  elapsed, now, random);
+ *		ended:		schedule_note_gone(schedule, &task->running);
+ *					schedule_note_end(schedule, key,
+ *									  FinishTime - CreateTime, one second);
+ *		given up:	schedule_note_gone(schedule, &task->running);
+ *					schedule_note_censored(schedule, key, elapsed when it was
+ *										   last seen running);
+ *
+ * and schedule_push_back when a server refuses for being asked too much or
+ * its rate limit makes questions late.  After a start, schedule_note_end for
+ * the latest settled rows, oldest first, stands for what was learned before.
+ *
  * Pure: no SPI, no libcurl, no clock and no random numbers of its own; it
  * compiles in a backend and, with FRONTEND defined, in the unit tests.  Times
- * are in microseconds.
+ * are in microseconds; "now" is of any clock that never goes back.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -20,16 +43,58 @@ typedef struct ScheduleSettings
 	int64		detection_delay;	/* mean delay aimed at */
 	int64		poll_floor;		/* least time between two questions */
 	int64		poll_cap;		/* most time between two questions */
+	bool		unguarded;		/* without the gap cap, to measure it */
 } ScheduleSettings;
 
-/* A running task: its key, and how long it has been running. */
-typedef struct ScheduleTask
+typedef struct Schedule Schedule;
+
+/*
+ * Names a key.  When there are too many, the one that was not used for the
+ * longest time is forgotten; its number is never used again, and what is
+ * noted for it does nothing.
+ */
+typedef uint64 ScheduleKey;
+
+#define SCHEDULE_NO_KEY UINT64CONST(0)
+
+/* Where a running task is counted; all zeroes: nowhere. */
+typedef struct ScheduleRunning
 {
-	const char *server;
-	const char *task_type;		/* NULL: not known yet */
-	const char *model;			/* NULL: not known yet */
-	int64		elapsed;		/* since the upstream started it */
-} ScheduleTask;
+	ScheduleKey key;
+	uint8		bucket;
+} ScheduleRunning;
+
+/* How much longer a task will run. */
+typedef struct ScheduleForecast
+{
+	int64		median;
+	int64		p90;
+	double		learned;		/* from so many tasks, the latest count most */
+} ScheduleForecast;
+
+/* Room for a name in a summary; longer ones are cut. */
+#define SCHEDULE_NAME 128
+
+/* One key, for a view. */
+typedef struct ScheduleSummary
+{
+	char		server[SCHEDULE_NAME];
+	char		task_type[SCHEDULE_NAME];
+	char		model[SCHEDULE_NAME];
+	int64		ended;			/* tasks learned from */
+	int64		censored;		/* given up while they ran */
+	int64		running;
+	int64		median;			/* duration */
+	int64		p95;
+	bool		built;			/* a plan was needed yet; then these: */
+	int64		built_at;		/* when it was made */
+	double		requests;		/* a task, as expected */
+	int64		mean_delay;		/* likewise */
+	int64		p95_delay;
+	int			next_build;		/* after so many more tasks */
+	double		c;				/* what a question is worth, in s of delay */
+	double		pressure;		/* c is raised by this: see push_back */
+} ScheduleSummary;
 
 /* Why a task is asked about again although the answer said nothing of it. */
 typedef enum ScheduleRetry
@@ -44,8 +109,36 @@ typedef enum ScheduleRetry
 	SCHEDULE_ROW,				/* trouble of the row itself */
 } ScheduleRetry;
 
-extern int64 schedule_next(const ScheduleSettings *settings,
-						   const ScheduleTask *task, double random);
+extern Size schedule_size(int max_keys);
+extern Schedule *schedule_init(void *memory, int max_keys);
+extern ScheduleKey schedule_key(Schedule *schedule, const char *server,
+								const char *task_type, const char *model);
+
+extern void schedule_note_end(Schedule *schedule, ScheduleKey key,
+							  int64 duration, int64 precision);
+extern void schedule_note_censored(Schedule *schedule, ScheduleKey key,
+								   int64 elapsed);
+extern void schedule_note_running(Schedule *schedule,
+								  ScheduleRunning *running, ScheduleKey key,
+								  int64 elapsed);
+extern void schedule_note_gone(Schedule *schedule, ScheduleRunning *running);
+extern void schedule_push_back(Schedule *schedule, const char *server,
+							   int64 now);
+extern void schedule_note_past(Schedule *schedule, ScheduleKey key,
+							   int64 received, int64 time);
+extern void schedule_note_finish(Schedule *schedule, ScheduleKey key,
+								 int64 asked, int64 received, int64 time);
+
+extern int64 schedule_next(Schedule *schedule,
+						   const ScheduleSettings *settings, ScheduleKey key,
+						   int64 elapsed, int64 now, double random);
+extern int64 schedule_fixed(const ScheduleSettings *settings, double random);
+extern int64 schedule_skew(const Schedule *schedule, ScheduleKey key);
+extern bool schedule_forecast(Schedule *schedule, ScheduleKey key,
+							  int64 elapsed, ScheduleForecast *forecast);
+extern bool schedule_summarize(Schedule *schedule, int n,
+							   ScheduleSummary *summary);
+
 extern int64 schedule_retry(ScheduleRetry why, int failures, double random);
 extern bool schedule_is_final(ScheduleRetry why, int failures, int64 since);
 

@@ -356,18 +356,9 @@ wait_schedule(const WaitAsking *asking, const Answer *answer, Name server)
 		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
 		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
 	};
-	TimestampTz started = answer->has_started_at ?
-		answer->started_at :
-		asking->begin;
-	ScheduleTask task = {
-		.server = NameStr(*server),
-		.task_type = answer->task_type,
-		.model = answer->model,
-		.elapsed = Max(GetCurrentTimestamp() - started, 0),
-	};
 
-	return schedule_next(&settings, &task,
-						 pg_prng_double(&pg_global_prng_state));
+	return schedule_fixed(&settings,
+						  pg_prng_double(&pg_global_prng_state));
 }
 
 /*

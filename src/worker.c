@@ -725,17 +725,8 @@ worker_next(const QueueTask *task, const Answer *answer, int64 now)
 		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
 		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
 	};
-	TimestampTz started = answer->has_started_at ?
-		answer->started_at :
-		task->created_at;
-	ScheduleTask running = {
-		.server = NameStr(task->account->server_name),
-		.task_type = answer->task_type,
-		.model = answer->model,
-		.elapsed = Max(GetCurrentTimestamp() - started, 0),
-	};
 
-	return now + schedule_next(&settings, &running, worker_random());
+	return now + schedule_fixed(&settings, worker_random());
 }
 
 /* The task runs on. */

@@ -23,7 +23,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-I$(UNIT) $(MORE_CFLAGS)
 
 # The pure rooms: no SPI, no libcurl, no clock, no backend.
-PURE = answer document sanitize schedule value wire
+PURE = answer document plan sanitize schedule value wire
 HELPERS = bytes expected memory
 HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/compat.h) \
 	$(PURE:%=$(TOP)/src/%.h)

@@ -1,0 +1,948 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_schedule.c
+ *		Properties of the learned schedule: schedule.c and plan.c.
+ *
+ * What it costs beside other schedules is in bench/schedule.c.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres_fe.h"
+
+#include <math.h>
+
+#include "check.h"
+#include "plan.h"
+#include "schedule.h"
+
+#define SECOND INT64CONST(1000000)
+#define KEYS 4
+
+/* What the settings are by default. */
+static const ScheduleSettings defaults = {
+	.detection_delay = 5 * SECOND / 2,
+	.poll_floor = SECOND / 2,
+	.poll_cap = 60 * SECOND,
+};
+
+static PlanWork work;
+static Schedule *schedule;
+static bool slow;
+
+/* A number below n; the same ones in every run. */
+static uint32
+some(uint32 n)
+{
+	static uint64 state = 42;
+
+	state = state * UINT64CONST(6364136223846793005) + 1442695040888963407;
+	return (uint32) ((state >> 33) % n);
+}
+
+static double
+some_share(void)
+{
+	return some(1000000) / 1e6;
+}
+
+static double
+some_lognormal(double median, double sigma)
+{
+	double		normal = -6;
+
+	for (int i = 0; i < 12; i++)
+		normal += some_share();
+	return median * exp(sigma * normal);
+}
+
+static ScheduleKey
+fresh(const char *task_type)
+{
+	free(schedule);
+	schedule = schedule_init(malloc(schedule_size(KEYS)), KEYS);
+	return schedule_key(schedule, "anyapi", task_type, "model 1");
+}
+
+static void
+teach(ScheduleKey key, int tasks, double median, double sigma)
+{
+	for (int i = 0; i < tasks; i++)
+		schedule_note_end(schedule, key,
+						  llrint(some_lognormal(median, sigma)) * SECOND,
+						  SECOND);
+}
+
+static double
+forecast(ScheduleKey key, double elapsed)
+{
+	ScheduleForecast forecast = {0};
+
+	CHECK(schedule_forecast(schedule, key, elapsed * SECOND, &forecast));
+	CHECK(forecast.p90 >= forecast.median);
+	return forecast.median / (double) SECOND;
+}
+
+/* The wait in seconds, without jitter. */
+static double
+wait_at(ScheduleKey key, double elapsed, double now)
+{
+	return schedule_next(schedule, &defaults, key, elapsed * SECOND,
+						 now * SECOND, 0.5) /
+		(double) SECOND;
+}
+
+static bool
+near(double a, double b, double share)
+{
+	return fabs(a - b) <= share * fabs(b);
+}
+
+
+/*
+ * The life table
+ */
+
+static float no_prior[PLAN_BUCKETS];
+
+/* So many tasks that what is put in for the unknown does not matter. */
+static void
+shares_are_those_of_a_life_table(void)
+{
+	PlanTable	table = {.ended = {[10] = 250e6, [20] = 250e6, [30] = 100e6},
+						 .censored = {[20] = 250e6, [30] = 150e6}};
+	float		survival[PLAN_BUCKETS + 1];
+
+	plan_survival(&table, no_prior, survival);
+	CHECK(near(survival[10], 1, 1e-4));
+	CHECK(near(survival[11], 0.75, 1e-4));
+	CHECK(near(survival[20], 0.75, 1e-4));
+	/* 250 of 750, of whom 250 were at risk for half of the bucket */
+	CHECK(near(survival[21], 0.75 * (1 - 250.0 / 625), 1e-4));
+	/* 100 of 250, 150 for half of it */
+	CHECK(near(survival[31], 0.45 * (1 - 100.0 / 175), 1e-4));
+}
+
+static void
+nothing_known_is_the_prior(void)
+{
+	PlanTable	table = {{0}, {0}};
+	float		prior[PLAN_BUCKETS];
+	float		survival[PLAN_BUCKETS + 1];
+
+	plan_prior(64, prior);
+	plan_survival(&table, prior, survival);
+	/* of a lognormal of width 1, at its median and one width to both sides */
+	CHECK(near(plan_survival_at(survival, 64), 0.5, 0.01));
+	CHECK(near(plan_survival_at(survival, 64 * exp(1)), 0.1587, 0.02));
+	CHECK(near(plan_survival_at(survival, 64 / exp(1)), 0.8413, 0.01));
+	CHECK(near(plan_quantile(survival, 0.5), 64, 0.02));
+}
+
+/* Whatever is censored, no share of running tasks gets less by it. */
+static void
+censored_tasks_never_count_as_ended(void)
+{
+	float		prior[PLAN_BUCKETS];
+
+	plan_prior(60, prior);
+	for (int round = 0; round < 200; round++)
+	{
+		PlanTable	table = {{0}, {0}};
+		float		before[PLAN_BUCKETS + 1];
+		float		after[PLAN_BUCKETS + 1];
+
+		note("round %d", round);
+		for (int i = 0; i < 20; i++)
+			table.ended[some(PLAN_BUCKETS)] += some(50);
+		plan_survival(&table, prior, before);
+		table.censored[PLAN_BUCKETS] += 1 + some(100);
+		plan_survival(&table, prior, after);
+		for (int i = 0; i <= PLAN_BUCKETS; i++)
+			if (!CHECK(after[i] >= before[i] - 1e-6))
+				break;
+	}
+}
+
+static void
+given_up_tasks_lengthen_the_forecast(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	double		before;
+
+	teach(key, 50, 100, 0.2);
+	before = forecast(key, 0);
+	for (int i = 0; i < 100; i++)
+		schedule_note_censored(schedule, key, 110 * SECOND);
+	CHECK(forecast(key, 0) > before * 1.05);
+}
+
+static void
+running_tasks_count_while_they_run(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleRunning running[100] = {{0}};
+	double		before = forecast(key, 0);
+	ScheduleSummary summary;
+
+	for (int elapsed = 10; elapsed <= 300; elapsed += 10)
+		for (int i = 0; i < 100; i++)
+			schedule_note_running(schedule, &running[i], key,
+								  elapsed * SECOND);
+	CHECK(schedule_summarize(schedule, 0, &summary));
+	CHECK(summary.running == 100);
+	CHECK(forecast(key, 0) > 2 * before);
+	for (int i = 0; i < 100; i++)
+	{
+		schedule_note_gone(schedule, &running[i]);
+		schedule_note_gone(schedule, &running[i]);
+	}
+	CHECK(schedule_summarize(schedule, 0, &summary));
+	CHECK(summary.running == 0);
+	CHECK(forecast(key, 0) == before);
+}
+
+static void
+each_type_has_its_prior(void)
+{
+	static const struct
+	{
+		const char *task_type;
+		double		median;
+	} types[] = {
+		{"AigcImageTask", 15},
+		{"ProcessImageAsync", 15},
+		{"AigcAudioTask", 20},
+		{"aigcVIDEOtask", 120},
+		{"SceneAigcVideoTask", 120},
+		{"Procedure", 60},
+		{"", 60},
+		{NULL, 60},
+	};
+
+	for (int i = 0; i < (int) lengthof(types); i++)
+	{
+		note("%s", types[i].task_type ? types[i].task_type : "NULL");
+		CHECK(near(forecast(fresh(types[i].task_type), 0), types[i].median,
+				   0.02));
+	}
+}
+
+/* A task of 5 s by whole seconds may have taken from 4.5 s to 5.5 s. */
+static void
+whole_seconds_are_spread(void)
+{
+	ScheduleKey key = fresh("AigcImageTask");
+
+	for (int i = 0; i < 2000; i++)
+		schedule_note_end(schedule, key, 5 * SECOND, SECOND);
+	CHECK(near(forecast(key, 0), 5, 0.03));
+	CHECK(near(forecast(key, 4.7), 0.4, 0.3));
+	CHECK(near(forecast(key, 5.2), 0.15, 0.7));
+}
+
+static void
+a_forecast_shrinks_as_time_passes(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+
+	teach(key, 1000, 100, 0.2);
+	CHECK(near(forecast(key, 0), 100, 0.05));
+	CHECK(near(forecast(key, 50), 50, 0.1));
+	CHECK(forecast(key, 100) < 20);
+	/* long overdue: nobody knows, but not never and not at once */
+	CHECK(forecast(key, 3600) > 60);
+	CHECK(forecast(key, 3600) < 7200);
+}
+
+
+/*
+ * Memory
+ */
+
+static void
+old_tasks_count_half_after_a_half_life(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleForecast all;
+
+	for (int i = 0; i < 2000; i++)
+		schedule_note_end(schedule, key, 100 * SECOND, SECOND);
+	CHECK(schedule_forecast(schedule, key, 0, &all));
+	/* the sum of 2^(-i/2000) for 2000 tasks */
+	CHECK(near(all.learned, 0.5 / (1 - exp2(-1 / 2000.0)), 0.001));
+}
+
+static void
+a_change_is_learned_soon(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+
+	teach(key, 3000, 50, 0.2);
+	CHECK(near(forecast(key, 0), 50, 0.05));
+	for (int i = 0; i < 150; i++)
+	{
+		teach(key, 1, 100, 0.2);
+		(void) wait_at(key, 0, 10 * i);
+	}
+	CHECK(near(forecast(key, 0), 100, 0.1));
+}
+
+static void
+no_change_is_not_taken_for_one(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleForecast all;
+
+	for (int i = 0; i < 5000; i++)
+	{
+		teach(key, 1, 100, 0.5);
+		(void) wait_at(key, 0, 10 * i);
+	}
+	CHECK(schedule_forecast(schedule, key, 0, &all));
+	CHECK(all.learned > 2300);
+}
+
+static void
+plans_are_made_anew_for_news_but_not_too_often(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleSummary summary;
+
+	teach(key, 1000, 100, 0.2);
+	(void) wait_at(key, 0, 100);
+	teach(key, 2, 100, 0.2);
+	(void) wait_at(key, 0, 200);
+	schedule_summarize(schedule, 0, &summary);
+	CHECK(summary.built_at == 100 * SECOND);
+	teach(key, summary.next_build, 100, 0.2);
+	(void) wait_at(key, 0, 101);
+	schedule_summarize(schedule, 0, &summary);
+	CHECK(summary.built_at == 100 * SECOND);
+	(void) wait_at(key, 0, 300);
+	schedule_summarize(schedule, 0, &summary);
+	CHECK(summary.built_at == 300 * SECOND);
+	CHECK(summary.next_build > 2 && summary.next_build <= 10);
+}
+
+
+/*
+ * The plan
+ */
+
+/* The least cost by trying every point from every point. */
+static double
+brute_force(double c, const PlanBounds *bounds)
+{
+	static double cost[PLAN_POINTS];
+
+	cost[work.last] = work.cost[work.last];
+	for (int i = work.last - 1; i >= 0; i--)
+	{
+		cost[i] = HUGE_VAL;
+		for (int j = i + 1; j <= work.last; j++)
+		{
+			double		gap = work.at[j] - work.at[i];
+
+			if (gap <= bounds->most && (gap >= bounds->least || j == work.last))
+				cost[i] = Min(cost[i],
+							  (c + gap) * work.survival[i] + cost[j]);
+		}
+	}
+	return cost[0];
+}
+
+/* Random times and shares, with stretches in which no task ends. */
+static void
+fill_randomly(int last)
+{
+	double		end_share = some_share() < 0.5 ? 0.05 : 0.3;
+	bool		quiet = false;
+
+	work.last = last;
+	work.at[0] = 0;
+	work.survival[0] = 1;
+	for (int i = 1; i <= last; i++)
+	{
+		if (some(10) == 0)
+			quiet = !quiet;
+		work.at[i] = work.at[i - 1] + 0.2 + some_share();
+		work.survival[i] = work.survival[i - 1] *
+			(quiet ? 1 : 1 - end_share * some_share());
+	}
+}
+
+static void
+a_plan_is_as_good_as_the_best_of_all(void)
+{
+	static uint16 next[PLAN_POINTS];
+
+	for (int round = 0; round < (slow ? 100 : 3000); round++)
+	{
+		/* with at most 1.2 s between points all bounds can be kept */
+		PlanBounds	bounds = {some(3) == 0 ? 0 : 2 * some_share(),
+							  some(3) == 0 ? 1e9 : 4 + 20 * some_share()};
+		double		c = 0.01 * exp(8 * some_share());
+		double		cost;
+		double		total = 0;
+
+		note("round %d, c %g, bounds %g %g", round, c, bounds.least,
+			 bounds.most);
+		fill_randomly(1 + some(round % 2 ? 12 : 150));
+		plan_solve(&work, c, &bounds, next);
+		cost = brute_force(c, &bounds);
+		if (!CHECK(near(work.cost[0], cost, 1e-9)))
+			return;
+		/* and it keeps the bounds */
+		for (int i = 0; i < work.last; i = next[i])
+		{
+			double		gap = work.at[next[i]] - work.at[i];
+
+			total += (c + gap) * work.survival[i];
+			CHECK(next[i] > i && gap <= bounds.most);
+			CHECK(gap >= bounds.least || next[i] == work.last);
+		}
+		CHECK(near(total + work.cost[work.last], cost, 1e-9));
+	}
+}
+
+/* Nothing ends at all; all in one bucket; all at once at the very start. */
+static void
+lumps_are_planned_for(void)
+{
+	static const struct
+	{
+		int			bucket;
+		double		tasks;
+	} lumps[] = {{0, 0}, {PLAN_BUCKETS, 1e4}, {50, 1e4}, {50, 1}, {0, 1e4}
+};
+	static uint16 next[PLAN_POINTS];
+
+	plan_init(&work);
+	for (int i = 0; i < (int) lengthof(lumps); i++)
+	{
+		PlanTable	table = {{0}, {0}};
+		PlanBounds	bounds = {0, 1e12};
+		float		prior[PLAN_BUCKETS];
+		float		survival[PLAN_BUCKETS + 1];
+		PlanFigures figures;
+
+		note("lump %d", i);
+		plan_prior(60, prior);
+		table.ended[lumps[i].bucket] = lumps[i].tasks;
+		plan_survival(&table, prior, survival);
+		plan_spread(&work, survival);
+		plan_solve(&work, 1, &bounds, next);
+		figures = plan_measure(&work, 1, next);
+		CHECK(isfinite(figures.requests) && figures.requests >= 1);
+		CHECK(isfinite(figures.mean_delay) && figures.mean_delay > 0);
+		CHECK(plan_delay_quantile(&work, next, 0.95) <
+			  work.at[work.last]);
+	}
+	/* of all tasks in one bucket, few questions find nearly all */
+	CHECK(work.survival[1 + PLAN_STEPS] < 0.01);
+}
+
+static void
+the_mean_delay_is_the_one_aimed_at(void)
+{
+	static const double delays[] = {0.5, 1, 2.5, 6};
+
+	for (int i = 0; i < (int) lengthof(delays); i++)
+	{
+		ScheduleKey key = fresh("AigcVideoTask");
+		ScheduleSettings settings = defaults;
+		ScheduleSummary summary;
+
+		note("%g s", delays[i]);
+		settings.detection_delay = delays[i] * SECOND;
+		settings.poll_floor = SECOND / 10;
+		teach(key, 1000, 100, 0.3);
+		schedule_next(schedule, &settings, key, 0, 0, 0.5);
+		schedule_summarize(schedule, 0, &summary);
+		CHECK(near(summary.mean_delay, delays[i] * SECOND, 0.025));
+		CHECK(summary.p95_delay > summary.mean_delay);
+		CHECK(near(summary.median, 100 * SECOND, 0.05));
+		CHECK(near(summary.p95, 164 * SECOND, 0.1));
+		CHECK(summary.ended == 1000);
+	}
+}
+
+/* An image of 12 s is to be seen within a second, whatever the setting. */
+static void
+short_tasks_are_seen_sooner(void)
+{
+	ScheduleKey key = fresh("AigcImageTask");
+	ScheduleSummary summary;
+
+	teach(key, 1000, 12, 0.4);
+	(void) wait_at(key, 0, 0);
+	schedule_summarize(schedule, 0, &summary);
+	CHECK(near(summary.mean_delay, SECOND, 0.05));
+}
+
+/* A new setting counts at once. */
+static void
+settings_count_at_once(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleSettings settings = defaults;
+	double		before;
+
+	teach(key, 1000, 100, 0.3);
+	before = wait_at(key, 100, 0);
+	settings.detection_delay /= 4;
+	CHECK(schedule_next(schedule, &settings, key, 100 * SECOND, 0, 0.5) <
+		  before * SECOND / 2);
+}
+
+/* However sure a table is, a task that behaves otherwise is found out. */
+static void
+guards_hold_whatever_was_learned(void)
+{
+	for (int round = 0; round < (slow ? 10 : 200); round++)
+	{
+		ScheduleKey key = fresh("AigcVideoTask");
+		double		median = 1 + exp(8 * some_share());
+		ScheduleSummary summary;
+
+		teach(key, some(400), median, 0.05 + some_share() / 2);
+		(void) wait_at(key, 0, 0);
+		schedule_summarize(schedule, 0, &summary);
+		for (int i = 0; i < 200; i++)
+		{
+			int64		elapsed = exp(13 * some_share()) * SECOND;
+			int64		wait = schedule_next(schedule, &defaults, key, elapsed,
+											 0, some_share());
+
+			note("median %g, elapsed %g", median, elapsed / 1e6);
+			CHECK(wait >= defaults.poll_floor);
+			CHECK(wait <= defaults.poll_cap);
+			CHECK(wait <= Max(2 * SECOND, summary.median / 2 + 10));
+			if (check_complaints > 0)
+				return;
+		}
+	}
+}
+
+static void
+questions_are_spread(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	int64		middle;
+
+	teach(key, 1000, 100, 0.3);
+	middle = schedule_next(schedule, &defaults, key, 0, 0, 0.5);
+	CHECK(near(schedule_next(schedule, &defaults, key, 0, 0, 0),
+			   0.95 * middle, 0.001));
+	/* unless that is beyond what is allowed */
+	middle = schedule_next(schedule, &defaults, key, 100 * SECOND, 0, 0.5);
+	CHECK(near(schedule_next(schedule, &defaults, key, 100 * SECOND, 0,
+							 0.999999),
+			   1.05 * middle, 0.001));
+}
+
+static void
+servers_that_push_back_are_spared(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleKey other = schedule_key(schedule, "other", "AigcVideoTask", "");
+	double		before;
+	double		of_other;
+	ScheduleSummary summary;
+
+	teach(key, 1000, 100, 0.3);
+	before = wait_at(key, 100, 0);
+	of_other = wait_at(other, 100, 0);
+	for (int i = 0; i < 10; i++)
+	{
+		schedule_push_back(schedule, "anyapi", (10 + i) * SECOND);
+		/* once in a second at most */
+		schedule_push_back(schedule, "anyapi", (10 + i) * SECOND + 1);
+	}
+	schedule_push_back(schedule, "unknown", 10 * SECOND);
+	schedule_push_back(schedule, "othe", 10 * SECOND);
+	/* requests fall as the root of c */
+	CHECK(near(wait_at(key, 100, 20), sqrt(pow(1.5, 10)) * before, 0.3));
+	CHECK(wait_at(other, 100, 20) == of_other);
+	schedule_summarize(schedule, 0, &summary);
+	CHECK(near(summary.pressure, pow(1.5, 10), 0.15));
+	/* and in time it is as before */
+	CHECK(near(wait_at(key, 100, 2000), before, 0.05));
+	for (int i = 0; i < 10000; i++)
+		schedule_push_back(schedule, "anyapi", (3000 + i) * SECOND);
+	CHECK(wait_at(key, 100, 13000) <= 60);
+	schedule_summarize(schedule, 0, &summary);
+	CHECK(summary.pressure <= 10001);
+}
+
+
+/*
+ * Keys
+ */
+
+static void
+the_least_recently_used_key_goes(void)
+{
+	static const char *const models[] = {"a", "b", "c", "d", "e"};
+	ScheduleKey keys[lengthof(models)];
+	ScheduleRunning running = {0};
+	ScheduleForecast unused;
+	ScheduleSummary summary;
+
+	(void) fresh("AigcVideoTask");
+	free(schedule);
+	schedule = schedule_init(malloc(schedule_size(KEYS)), KEYS);
+	for (int i = 0; i < KEYS; i++)
+	{
+		keys[i] = schedule_key(schedule, "s", "t", models[i]);
+		for (int k = 0; k < i; k++)
+			CHECK(keys[i] != keys[k]);
+	}
+	schedule_note_running(schedule, &running, keys[1], SECOND);
+	/* all but "b" are used again */
+	for (int i = 0; i < KEYS; i++)
+		if (i != 1)
+			CHECK(schedule_key(schedule, "s", "t", models[i]) == keys[i]);
+	keys[4] = schedule_key(schedule, "s", "t", "e");
+	CHECK(!schedule_forecast(schedule, keys[1], 0, &unused));
+	CHECK(schedule_forecast(schedule, keys[0], 0, &unused));
+	CHECK(schedule_forecast(schedule, keys[4], 0, &unused));
+
+	/* what is noted for the one that went hits none that came */
+	schedule_note_end(schedule, keys[1], SECOND, SECOND);
+	schedule_note_censored(schedule, keys[1], SECOND);
+	schedule_note_gone(schedule, &running);
+	schedule_note_running(schedule, &running, keys[1], SECOND);
+	CHECK(schedule_next(schedule, &defaults, keys[1], 0, 0, 0.5) ==
+		  schedule_fixed(&defaults, 0.5));
+	for (int i = 0; i < KEYS; i++)
+	{
+		CHECK(schedule_summarize(schedule, i, &summary));
+		CHECK(summary.ended == 0 && summary.censored == 0);
+		CHECK(summary.running == 0);
+	}
+	CHECK(!schedule_summarize(schedule, KEYS, &summary));
+	CHECK(!schedule_summarize(schedule, -1, &summary));
+	/* it comes back as a new one */
+	CHECK(schedule_key(schedule, "s", "t", "b") != keys[1]);
+}
+
+static void
+keys_are_apart_and_bounded(void)
+{
+	char		name[1000];
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleSummary summary;
+
+	CHECK(schedule_key(schedule, "anyapi", "AigcVideoTask", "model 1") == key);
+	CHECK(schedule_key(schedule, "anyapi", "AigcVideoTask", "model 2") != key);
+	CHECK(schedule_key(schedule, "anyapiA", "igcVideoTask", "model 1") != key);
+	CHECK(schedule_key(schedule, "", NULL, NULL) ==
+		  schedule_key(schedule, "", "", ""));
+
+	/* names that differ where they are cut are two keys all the same */
+	memset(name, 'x', sizeof(name));
+	name[sizeof(name) - 1] = '\0';
+	key = schedule_key(schedule, "s", "t", name);
+	CHECK(schedule_key(schedule, "s", "t", name) == key);
+	name[500] = 'y';
+	CHECK(schedule_key(schedule, "s", "t", name) != key);
+	for (int i = 0; i < 10000; i++)
+	{
+		snprintf(name, sizeof(name), "%d", i);
+		(void) schedule_key(schedule, name, name, name);
+	}
+	CHECK(schedule_summarize(schedule, 0, &summary));
+	CHECK(schedule_size(1001) - schedule_size(1000) < 16 * 1024);
+
+	/* cut names hold whole characters */
+	for (int i = 0; i + 3 < (int) sizeof(name); i += 3)
+		memcpy(name + i, "\xe4\xb8\xad", 4);
+	(void) schedule_key(schedule, "s", "t", name);
+	for (int i = 0; i < KEYS; i++)
+	{
+		schedule_summarize(schedule, i, &summary);
+		if (summary.model[0] == '\xe4')
+			CHECK(strlen(summary.model) % 3 == 0);
+	}
+}
+
+
+/*
+ * The upstream's clock
+ */
+
+static void
+skew_is_found_between_its_bounds(void)
+{
+	static const double skews[] = {0, 0.4, -7.7, 3600.2};
+
+	for (int k = 0; k < (int) lengthof(skews); k++)
+	{
+		ScheduleKey key = fresh("AigcVideoTask");
+		double		now = 1e6;	/* by our clock */
+
+		note("%g s", skews[k]);
+		CHECK(schedule_skew(schedule, key) == 0);
+		for (int i = 0; i < 400; i++)
+		{
+			double		asked = now + some_share();
+			double		ended = asked + 5 * some_share();
+			double		received = asked + 5;
+
+			schedule_note_finish(schedule, key, asked * SECOND,
+								 received * SECOND,
+								 floor(ended - skews[k]) * SECOND);
+			now = received;
+		}
+		CHECK(fabs(schedule_skew(schedule, key) / 1e6 - skews[k]) < 0.3);
+	}
+}
+
+/* Only the upper bound is known: the smallest of them, which never falls. */
+static void
+the_least_difference_bounds_the_skew(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+
+	schedule_note_past(schedule, key, 1000 * SECOND, 990 * SECOND);
+	CHECK(schedule_skew(schedule, key) == 10 * SECOND);
+	schedule_note_past(schedule, key, 1000 * SECOND, 997 * SECOND);
+	CHECK(schedule_skew(schedule, key) == 3 * SECOND);
+	schedule_note_past(schedule, key, 1000 * SECOND, 980 * SECOND);
+	CHECK(schedule_skew(schedule, key) == 3 * SECOND);
+}
+
+static void
+a_clock_that_was_set_is_followed(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+
+	for (int k = 0; k < 2; k++)
+	{
+		int64		skew = k == 0 ? 30 * SECOND : -30 * SECOND;
+
+		for (int i = 0; i < 1000; i++)
+		{
+			int64		ended = i * 10 * SECOND + some(SECOND);
+
+			schedule_note_finish(schedule, key, ended - some(SECOND),
+								 ended + some(SECOND),
+								 (ended - skew) / SECOND * SECOND);
+		}
+		CHECK(llabs(schedule_skew(schedule, key) - skew) < SECOND / 2);
+		/* slowly, and without a contradiction, it goes the other way, too */
+		for (int i = 0; i < 2000; i++)
+			schedule_note_past(schedule, key, 60 * SECOND, 0);
+		CHECK(schedule_skew(schedule, key) == 60 * SECOND);
+	}
+}
+
+
+/*
+ * Whatever comes
+ */
+
+static void
+any_elapsed_time_has_an_answer(void)
+{
+	static const int64 times[] = {
+		PG_INT64_MIN,
+		-SECOND,
+		-1,
+		0,
+		1,
+		SECOND / 2,
+		SECOND,
+		INT64CONST(16384) * SECOND,
+		INT64CONST(259200) * SECOND,
+		PG_INT64_MAX,
+	};
+
+	for (int i = 0; i < (int) lengthof(times); i++)
+	{
+		ScheduleKey key = fresh("AigcVideoTask");
+		ScheduleRunning running = {0};
+		ScheduleForecast remaining;
+		int64		wait;
+
+		note("%lld", (long long) times[i]);
+		schedule_note_end(schedule, key, times[i], SECOND);
+		schedule_note_end(schedule, key, times[i], 0);
+		schedule_note_end(schedule, key, times[i], PG_INT64_MAX);
+		schedule_note_end(schedule, key, times[i], PG_INT64_MIN);
+		schedule_note_censored(schedule, key, times[i]);
+		schedule_note_running(schedule, &running, key, times[i]);
+		wait = schedule_next(schedule, &defaults, key, times[i], times[i], 0.5);
+		CHECK(wait >= defaults.poll_floor && wait <= defaults.poll_cap);
+		CHECK(schedule_forecast(schedule, key, times[i], &remaining));
+		CHECK(remaining.median >= 0 && remaining.p90 >= remaining.median);
+	}
+}
+
+/* One operation of any kind with any arguments; returns what it gave. */
+static double
+do_something(ScheduleKey key, ScheduleRunning *running, int64 now)
+{
+	int64		time = exp(30 * some_share()) * (some(20) == 0 ? -1 : 1);
+	ScheduleSettings settings = {
+		exp(25 * some_share()),
+		exp(20 * some_share()),
+		exp(30 * some_share()),
+		some(2),
+	};
+	ScheduleForecast remaining = {0};
+	ScheduleSummary summary;
+	double		wait;
+
+	switch (some(8))
+	{
+		case 0:
+			schedule_note_end(schedule, key, time, exp(20 * some_share()));
+			break;
+		case 1:
+			schedule_note_censored(schedule, key, time);
+			break;
+		case 2:
+			schedule_note_running(schedule, running, key, time);
+			break;
+		case 3:
+			schedule_note_gone(schedule, running);
+			break;
+		case 4:
+			schedule_push_back(schedule, "s", now);
+			break;
+		case 5:
+			CHECK(schedule_forecast(schedule, key, time, &remaining));
+			CHECK(remaining.p90 >= remaining.median && remaining.median >= 0);
+			return remaining.median;
+		case 6:
+			CHECK(schedule_summarize(schedule, 0, &summary));
+			CHECK(isfinite(summary.requests) && summary.requests >= 0);
+			CHECK(isfinite(summary.c) && isfinite(summary.pressure));
+			CHECK(summary.mean_delay >= 0 && summary.p95_delay >= 0);
+			CHECK(summary.p95 >= summary.median && summary.median > 0);
+			return summary.requests + summary.c;
+		default:
+			if (some(4) > 0)
+				settings = defaults;
+			wait = schedule_next(schedule, &settings, key, time, now,
+								 some_share());
+			CHECK(wait >= settings.poll_floor);
+			CHECK(wait <= Max(settings.poll_cap, settings.poll_floor));
+			return wait;
+	}
+	return 0;
+}
+
+static void
+nothing_that_is_noted_breaks_a_plan(void)
+{
+	for (int round = 0; round < (slow ? 2 : 10); round++)
+	{
+		ScheduleKey key = fresh(some(2) ? "AigcVideoTask" : "AigcImageTask");
+		ScheduleRunning running[10] = {{0}};
+		int64		now = 0;
+
+		for (int i = 0; i < 1000; i++)
+		{
+			double		result;
+
+			now += some(SECOND);
+			note("round %d, step %d", round, i);
+			result = do_something(key, &running[some(10)], now);
+			CHECK(isfinite(result) && result >= 0);
+			if (check_complaints > 0)
+				return;
+		}
+	}
+}
+
+static void
+the_same_history_gives_the_same_schedule(void)
+{
+	int64		waits[2][100];
+
+	for (int k = 0; k < 2; k++)
+	{
+		ScheduleKey key = fresh("AigcVideoTask");
+
+		for (int i = 0; i < 1000; i++)
+			schedule_note_end(schedule, key, (50 + i * 37 % 100) * SECOND,
+							  SECOND);
+		for (int i = 0; i < 100; i++)
+			waits[k][i] = schedule_next(schedule, &defaults, key,
+										i * 3 * SECOND, i * SECOND, 0.3);
+	}
+	CHECK(memcmp(waits[0], waits[1], sizeof(waits[0])) == 0);
+}
+
+/* A worker that asks when it is told to asks each time, and not in a rush. */
+static void
+following_it_asks_as_often_as_it_says(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleSummary summary;
+	double		requests = 0;
+	double		delay = 0;
+
+	teach(key, 1000, 100, 0.3);
+	(void) wait_at(key, 0, 0);
+	schedule_summarize(schedule, 0, &summary);
+	for (int i = 0; i < 3000; i++)
+	{
+		double		end = some_lognormal(100, 0.3);
+		int64		elapsed = 0;
+
+		while (elapsed < end * SECOND)
+		{
+			elapsed += schedule_next(schedule, &defaults, key, elapsed, 0,
+									 some_share());
+			requests += 1.0 / 3000;
+		}
+		delay += (elapsed / (double) SECOND - end) / 3000;
+	}
+	CHECK(near(requests, summary.requests, 0.05));
+	CHECK(near(delay, summary.mean_delay / (double) SECOND, 0.1));
+}
+
+int
+main(void)
+{
+	slow = getenv("ANYVOD_SLOW") != NULL;
+	for (int i = 0; i < PLAN_BUCKETS; i++)
+		no_prior[i] = 1e-7;
+
+	RUN(shares_are_those_of_a_life_table);
+	RUN(nothing_known_is_the_prior);
+	RUN(censored_tasks_never_count_as_ended);
+	RUN(given_up_tasks_lengthen_the_forecast);
+	RUN(running_tasks_count_while_they_run);
+	RUN(each_type_has_its_prior);
+	RUN(whole_seconds_are_spread);
+	RUN(a_forecast_shrinks_as_time_passes);
+	RUN(old_tasks_count_half_after_a_half_life);
+	RUN(a_change_is_learned_soon);
+	RUN(no_change_is_not_taken_for_one);
+	RUN(plans_are_made_anew_for_news_but_not_too_often);
+	RUN(a_plan_is_as_good_as_the_best_of_all);
+	RUN(lumps_are_planned_for);
+	RUN(the_mean_delay_is_the_one_aimed_at);
+	RUN(short_tasks_are_seen_sooner);
+	RUN(settings_count_at_once);
+	RUN(guards_hold_whatever_was_learned);
+	RUN(questions_are_spread);
+	RUN(servers_that_push_back_are_spared);
+	RUN(the_least_recently_used_key_goes);
+	RUN(keys_are_apart_and_bounded);
+	RUN(skew_is_found_between_its_bounds);
+	RUN(the_least_difference_bounds_the_skew);
+	RUN(a_clock_that_was_set_is_followed);
+	RUN(any_elapsed_time_has_an_answer);
+	RUN(nothing_that_is_noted_breaks_a_plan);
+	RUN(the_same_history_gives_the_same_schedule);
+	RUN(following_it_asks_as_often_as_it_says);
+	return check_summary();
+}
