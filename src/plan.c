@@ -383,8 +383,6 @@ plan_remaining(const float *survival, double seconds, double part)
 {
 	double		share = plan_survival_at(survival, seconds) * part;
 
-	if (share < PLAN_TAIL_SHARE)
-		return seconds * (pow(part, -1 / PLAN_TAIL_SHAPE) - 1);
 	return plan_quantile(survival, share) - seconds;
 }
 
