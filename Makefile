@@ -24,6 +24,7 @@ OBJS = \
 	src/document.o \
 	src/http.o \
 	src/launcher.o \
+	src/lister.o \
 	src/many.o \
 	src/neighbour.o \
 	src/option.o \
@@ -40,6 +41,7 @@ OBJS = \
 	src/stat.o \
 	src/target.o \
 	src/tracker.o \
+	src/trigger.o \
 	src/upstream.o \
 	src/value.o \
 	src/wait.o \

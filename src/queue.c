@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 
 #include "queue.h"
+#include "wire.h"
 
 #define SECOND INT64CONST(1000000)
 
@@ -58,6 +59,11 @@
 
 /* Tasks that one look for stuck ones goes through. */
 #define QUEUE_SWEEP 10000
+
+/* Sizes of tasks differ by this, and are so many. */
+#define QUEUE_CLASS 16
+#define QUEUE_CLASSES \
+	((sizeof(QueueTask) + WIRE_MAX_TASK_ID) / QUEUE_CLASS + 1)
 
 /*
  * Pacing looks ahead by this much (microseconds), since a process is woken no
@@ -94,6 +100,7 @@ typedef struct QueueEntry
 static struct
 {
 	MemoryContext context;
+	MemoryContext slabs[QUEUE_CLASSES]; /* by size of a task */
 	queuetable_hash *tasks;
 	HTAB	   *servers;
 	HTAB	   *accounts;
@@ -236,6 +243,24 @@ queue_heap(const QueueTask *task)
 									task->account->fresh;
 }
 
+/*
+ * Memory for a task, all zeroes.  There may be a million, whose ids differ in
+ * length by a little: each class of sizes has slabs of its own, since palloc
+ * would round them up to the next power of two.
+ */
+static QueueTask *
+queue_alloc(size_t size)
+{
+	size_t		class = (size - 1) / QUEUE_CLASS;
+	size_t		chunk = (class + 1) * QUEUE_CLASS;
+
+	Assert(class < lengthof(queue.slabs));
+	if (queue.slabs[class] == NULL)
+		queue.slabs[class] = SlabContextCreate(queue.context, "anyvod tasks",
+											   SLAB_DEFAULT_BLOCK_SIZE, chunk);
+	return MemoryContextAllocZero(queue.slabs[class], chunk);
+}
+
 /* A task that is not known yet, due now. */
 QueueTask *
 queue_add(const char *task_id, const char *server, const char *owner,
@@ -246,8 +271,7 @@ queue_add(const char *task_id, const char *server, const char *owner,
 	QueueEntry *entry;
 	bool		found;
 
-	task = MemoryContextAllocZero(queue.context,
-								  offsetof(QueueTask, task_id) + len);
+	task = queue_alloc(offsetof(QueueTask, task_id) + len);
 	memcpy(task->task_id, task_id, len);
 	task->created_at = created_at;
 	task->known_at = (uint32) (now / SECOND) + 1;

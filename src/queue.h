@@ -73,10 +73,7 @@ typedef struct QueueAccount
 	QueueTrouble trouble;
 } QueueAccount;
 
-/*
- * A pending task.  There may be a million: with an id of the real gateway's
- * this fits into 128 bytes.
- */
+/* A pending task.  There may be a million. */
 typedef struct QueueTask
 {
 	pairingheap_node node;		/* in one of its account's heaps, if "queued" */

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * tracker.c
- *		The worker's reads and writes of anyvod_tasks, and the table's
- *		triggers.
+ *		The worker's reads and writes of anyvod_tasks.
  *
  * Each call is one short transaction (a write that fails is several), in
  * which nothing waits for the network.  It runs as the table's owner, looked
@@ -20,7 +19,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
@@ -30,12 +28,10 @@
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/extension.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -43,24 +39,16 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "announce.h"
 #include "anyvod.h"
-#include "launcher.h"
 #include "result.h"
-#include "signature.h"
 #include "stat.h"
 #include "tracker.h"
-
-PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
-PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
-PG_FUNCTION_INFO_V1(anyvod_wake);
 
 /* Longest that reading may take, in milliseconds. */
 #define TRACKER_TIME_LIMIT 5000
@@ -1031,176 +1019,4 @@ tracker_expire(int max, int *removed)
 		tracker_log("remove settled tasks", error);
 	*removed = outcome == TRACKER_DONE ? expiring.removed : 0;
 	return outcome;
-}
-
-
-/*
- * Triggers, and waking by hand
- */
-
-/* Why nothing will fill rows of the table in, as a warning. */
-static void
-tracker_warn_about(Relation relation)
-{
-	Oid			schema = RelationGetNamespace(relation);
-	Oid			owner = relation->rd_rel->relowner;
-
-	if (launcher_present() && anyvod_worker &&
-		compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK)
-		return;
-	if (!launcher_present())
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("The library \"anyvod\" is not preloaded."),
-				 errhint("Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.")));
-	else if (anyvod_worker)
-		ereport(WARNING,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("Its owner may not use the schema \"%s\".",
-						   get_namespace_name(schema)),
-				 errhint("Use GRANT USAGE ON SCHEMA %s TO %s.",
-						 quote_identifier(get_namespace_name(schema)),
-						 quote_identifier(GetUserNameFromId(owner, false)))));
-	else
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("The setting \"anyvod.worker\" is off."),
-				 errhint("Set \"anyvod.worker\" to on and reload the configuration.")));
-}
-
-/* Warn, once a session, if nothing will fill rows of the table in. */
-static void
-tracker_warn(Relation relation)
-{
-	static bool looked = false;
-
-	if (!looked)
-		tracker_warn_about(relation);
-	looked = true;
-}
-
-/*
- * Is this the extension's own table?  Another may have columns of the same
- * names and other types.
- */
-static bool
-tracker_is_ours(Relation relation)
-{
-	static Oid	known = InvalidOid;
-	Oid			extension;
-
-	if (strcmp(RelationGetRelationName(relation), "anyvod_tasks") != 0)
-		return false;
-	if (RelationGetRelid(relation) == known)
-		return true;
-	extension = get_extension_oid("anyvod", true);
-	if (!OidIsValid(extension) ||
-		getExtensionOfObject(RelationRelationId,
-							 RelationGetRelid(relation)) != extension)
-		return false;
-	known = RelationGetRelid(relation);
-	return true;
-}
-
-/* Raise an error unless called as a trigger of our table. */
-static TriggerData *
-tracker_trigger(FunctionCallInfo fcinfo)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!tracker_is_ours(trigger->tg_relation))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called as a trigger of the extension's table \"anyvod_tasks\"")));
-	return trigger;
-}
-
-/*
- * AFTER INSERT OR UPDATE OF state, server, owner: there may be work.  The
- * worker's own updates make none, but what users have added to the table may
- * insert or update more.
- */
-Datum
-anyvod_tasks_changed(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = tracker_trigger(fcinfo);
-	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
-
-	if (insert)
-		tracker_warn(trigger->tg_relation);
-	if (insert || !launcher_is_worker() ||
-		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1)
-		announce_work();
-	return PointerGetDatum(NULL);
-}
-
-/*
- * BEFORE UPDATE: a row that becomes pending, or is to be asked elsewhere, is
- * as if it had never been asked; one that a user settles has been settled
- * now.
- */
-Datum
-anyvod_tasks_turned(PG_FUNCTION_ARGS)
-{
-	static const char *const learned[] = {
-		"status", "progress", "file_url", "expire_time", "error_code",
-		"error_message", "response", "started_at", "ended_at", "settled_at"
-	};
-	TriggerData *trigger = tracker_trigger(fcinfo);
-	TupleDesc	desc = trigger->tg_relation->rd_att;
-	int			columns[lengthof(learned)];
-	Datum		values[lengthof(learned)] = {0};
-	bool		nulls[lengthof(learned)];
-	int			settled_at = SPI_fnumber(desc, "settled_at");
-	int			state = SPI_fnumber(desc, "state");
-	char	   *label;
-
-	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
-		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
-		settled_at <= 0 || state <= 0 ||
-		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
-
-	label = SPI_getvalue(trigger->tg_newtuple, desc, state);
-	if (label != NULL && strcmp(label, "pending") != 0)
-	{
-		columns[0] = settled_at;
-		values[0] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-		nulls[0] = false;
-		return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
-														 desc, 1, columns,
-														 values, nulls));
-	}
-	for (int i = 0; i < (int) lengthof(learned); i++)
-	{
-		columns[i] = SPI_fnumber(desc, learned[i]);
-		nulls[i] = true;
-		if (columns[i] <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("column \"%s\" of \"anyvod_tasks\" does not exist",
-							learned[i]),
-					 errhint(SIGNATURE_HINT)));
-	}
-	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
-													 desc, lengthof(learned),
-													 columns, values, nulls));
-}
-
-/*
- * anyvod_wake() returns void
- */
-Datum
-anyvod_wake(PG_FUNCTION_ARGS)
-{
-	signature_check(fcinfo, VOIDOID, NULL, 0);
-	announce_work();
-	PG_RETURN_VOID();
 }

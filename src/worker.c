@@ -40,12 +40,12 @@
 #include "anyvod.h"
 #include "http.h"
 #include "launcher.h"
+#include "lister.h"
 #include "queue.h"
 #include "schedule.h"
 #include "stat.h"
 #include "tracker.h"
 #include "upstream.h"
-#include "wire.h"
 #include "writer.h"
 
 #define SECOND INT64CONST(1000000)
@@ -76,20 +76,6 @@
 
 /* Files that asking waits for are looked at so often. */
 #define WORKER_WATCH_EVERY (1 * SECOND)
-
-/*
- * A listing is not repeated before this many times what the last one took, so
- * that many pending rows cannot make listing all that is done.  Rows that
- * were never answered are listed apart, since they are what is new; a listing
- * of all finds rows that came with an answer, from a dump for one.
- */
-#define WORKER_LISTING_SHARE 10
-#define WORKER_FULL_LISTING_SHARE 100
-
-/* Rows of a page of a listing, fewer if that takes longer than this. */
-#define WORKER_PAGE 10000
-#define WORKER_LEAST_PAGE 100
-#define WORKER_PAGE_TIME (SECOND / 20)
 
 /*
  * Rows that are too old and are not asked for, because of some lasting
@@ -129,14 +115,6 @@ static struct
 	MemoryContext round;		/* one round's scratch */
 	HttpBatch  *batch;
 	LauncherNews news;			/* what was acted upon */
-	bool		list_all;		/* rows of any kind may have come */
-	bool		list_new;		/* rows without an answer may have come */
-	int64		list_all_at;	/* not before this */
-	int64		list_at;		/* no listing at all before this */
-	bool		listing;		/* one is under way */
-	bool		listing_all;	/* ... of rows of any kind */
-	int64		listing_time;	/* ... that has taken so long */
-	int			page_size;		/* rows of its next page */
 	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		expire_at;		/* when to remove old settled rows */
 	int64		idle_since;
@@ -242,97 +220,20 @@ worker_drop_ask(WorkerAsk *ask)
  * Listing
  */
 
-static void
-worker_on_listed(const TrackerListed *row, void *arg)
-{
-	int64		now = *(int64 *) arg;
-	QueueTask  *task = queue_find(row->task_id);
-
-	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
-		return;					/* the table's owner has dropped its check */
-	if (task == NULL)
-	{
-		(void) queue_add(row->task_id, row->server, row->owner,
-						 row->created_at, now);
-		return;
-	}
-	task->created_at = row->created_at;
-	if (task->queued && !queue_is_of(task, row->server, row->owner))
-		queue_move(task, row->server, row->owner, now);
-	else if (!row->answered)
-		queue_note_change(task, now);
-}
-
-/*
- * Begin to list, if that is due.  What is announced from now on may be missed,
- * and leads to another listing.
- */
-static bool
-worker_begin_listing(int64 now)
-{
-	bool		all = worker.list_all && now >= worker.list_all_at;
-
-	if (!all && !worker.list_new)
-		return false;
-	tracker_list_begin(all);
-	worker.listing = true;
-	worker.listing_all = all;
-	worker.listing_time = 0;
-	worker.list_new = false;
-	if (all)
-		worker.list_all = false;
-	return true;
-}
-
-/* A listing is over: not again for a while. */
-static void
-worker_end_listing(int64 now)
-{
-	worker.listing = false;
-	worker.list_at = now + WORKER_LISTING_SHARE * worker.listing_time;
-	if (worker.listing_all)
-		worker.list_all_at = now +
-			WORKER_FULL_LISTING_SHARE * worker.listing_time;
-}
-
-/* A page of a listing took so long: make the next one shorter, or longer. */
-static void
-worker_fit_page(int64 took)
-{
-	if (took > WORKER_PAGE_TIME)
-		worker.page_size = Max(worker.page_size / 2, WORKER_LEAST_PAGE);
-	else if (took < WORKER_PAGE_TIME / 2)
-		worker.page_size = Min(worker.page_size * 2, WORKER_PAGE);
-}
-
-/*
- * Look for rows that are not known yet: a page each turn, so that no turn is
- * long and no lock or snapshot is held for as long as a listing takes.
- */
+/* Look for rows that are not known yet. */
 static void
 worker_list(void)
 {
-	int64		begin = http_clock();
-	int64		now;
 	TrackerOutcome outcome;
 	int64		wait;
-	bool		more = true;
 
-	if (begin < worker.list_at ||
-		(!worker.listing && !worker_begin_listing(begin)))
+	if (lister_next() > http_clock())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
-	outcome = tracker_list_page(worker.page_size, worker_on_listed, &begin,
-								&more);
+	outcome = lister_list();
 	wait = worker_note_outcome(outcome);
-	now = http_clock();
-	worker.listing_time += now - begin;
-	if (outcome != TRACKER_BUSY)
-		worker_fit_page(now - begin);
 	if (outcome != TRACKER_DONE)
-		worker.list_at = now + wait;
-	else if (!more)
-		worker_end_listing(now);
+		lister_hold(http_clock() + wait);
 	launcher_serve();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -1059,7 +960,8 @@ worker_retry_tasks(void)
 	queue_retry(http_clock());
 	worker.table_failures = 0;
 	worker.round_size = WORKER_ROUND;
-	worker.list_at = worker.ask_at = 0;
+	worker.ask_at = 0;
+	lister_hold(0);
 	writer_hold(0);
 }
 
@@ -1075,7 +977,7 @@ worker_note_news(void)
 		proc_exit(0);
 	}
 	if (news.wakes != worker.news.wakes || news.own_work)
-		worker.list_all = worker.list_new = true;
+		lister_note_news();
 	if (news.changes != worker.news.changes)
 	{
 		queue_forget_trouble(http_clock());
@@ -1114,8 +1016,7 @@ worker_leave(void)
 static bool
 worker_is_idle(void)
 {
-	return queue_size() == 0 && !worker.list_all && !worker.list_new &&
-		!worker.listing;
+	return queue_size() == 0 && lister_is_done();
 }
 
 /*
@@ -1155,17 +1056,12 @@ static long
 worker_time_to_wait(void)
 {
 	int64		now = http_clock();
-	int64		until = QUEUE_NEVER;
+	int64		until = Min(lister_next(), writer_next());
 	bool		idle = worker_is_idle();
 
 	if (worker.news.turn_over)
 		return worker_milliseconds_to(writer_next(), now);
 
-	if (worker.list_new || worker.listing)
-		until = Min(until, worker.list_at);
-	if (worker.list_all)
-		until = Min(until, Max(worker.list_at, worker.list_all_at));
-	until = Min(until, writer_next());
 	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
 		until = Min(until, Max(queue_next(now), worker.ask_at));
 	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
@@ -1216,8 +1112,6 @@ worker_init(void)
 	queue_init();
 	writer_init(worker_on_written);
 	worker.round_size = WORKER_ROUND;
-	worker.page_size = WORKER_LEAST_PAGE;
-	worker.list_all = true;
 }
 
 /* A visit that found nothing to do ends before libcurl is even started. */
@@ -1227,14 +1121,11 @@ worker_first_look(void)
 	for (;;)
 	{
 		worker.news = launcher_news();
-		worker.list_all = true;
-		worker.list_all_at = worker.list_at = 0;
-		worker.listing = false;
+		lister_restart();
 		do
 			worker_list();
-		while (worker.listing && worker.list_at == 0 && queue_size() == 0);
-		if (worker.absent ||
-			(!worker.list_all && !worker.listing && queue_size() == 0))
+		while (lister_is_listing() && queue_size() == 0);
+		if (worker.absent || worker_is_idle())
 		{
 			worker_leave();
 			worker.absent = false;

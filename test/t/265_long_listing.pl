@@ -78,8 +78,10 @@ ok( wait_until(
 		sub {
 			my $log = slurp_file($node->logfile, $offset);
 
-			($bytes) = $log =~ /anyvod queue: (\d+) total/;
-			return defined $bytes;
+			return if $log !~ /Grand total/;
+			$bytes = 0;
+			$bytes += $1 while $log =~ /anyvod (?:queue|tasks): (\d+) total/g;
+			return $bytes > 0;
 		}),
 	'a worker says what memory it takes');
 measured('a task takes %.0f bytes', $bytes / $rows);

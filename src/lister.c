@@ -1,0 +1,177 @@
+/*-------------------------------------------------------------------------
+ *
+ * lister.c
+ *		Finding pending rows that a worker does not know yet.
+ *
+ * A listing is not repeated at once, so that many pending rows cannot make
+ * listing all that is done.  Rows that were never answered are listed apart,
+ * since they are what is new; a listing of all finds rows that came with an
+ * answer, from a dump for one.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "http.h"
+#include "lister.h"
+#include "queue.h"
+#include "wire.h"
+
+#define SECOND INT64CONST(1000000)
+
+/* A listing is not repeated before this many times what the last one took. */
+#define LISTER_SHARE 10
+#define LISTER_FULL_SHARE 100
+
+/* Rows of a page of a listing, fewer if that takes longer than this. */
+#define LISTER_PAGE 10000
+#define LISTER_LEAST_PAGE 100
+#define LISTER_PAGE_TIME (SECOND / 20)
+
+static struct
+{
+	bool		all;			/* rows of any kind may have come */
+	bool		new;			/* rows without an answer may have come */
+	int64		all_at;			/* not before this */
+	int64		at;				/* no listing at all before this */
+	bool		listing;		/* one is under way */
+	bool		listing_all;	/* ... of rows of any kind */
+	int64		time;			/* ... that has taken so long */
+	int			page_size;		/* rows of its next page */
+} lister;
+
+
+/* List all rows, from the first one. */
+void
+lister_restart(void)
+{
+	memset(&lister, 0, sizeof(lister));
+	lister.all = true;
+	lister.page_size = LISTER_LEAST_PAGE;
+}
+
+/* Rows may have come. */
+void
+lister_note_news(void)
+{
+	lister.all = lister.new = true;
+}
+
+/* List nothing before then. */
+void
+lister_hold(int64 until)
+{
+	lister.at = until;
+}
+
+/* Is there nothing to be looked for? */
+bool
+lister_is_done(void)
+{
+	return !lister.all && !lister.new && !lister.listing;
+}
+
+/* Is a listing under way, and may go on at once? */
+bool
+lister_is_listing(void)
+{
+	return lister.listing && lister.at == 0;
+}
+
+/* When to list, QUEUE_NEVER if there is nothing to be looked for. */
+int64
+lister_next(void)
+{
+	if (lister.new || lister.listing)
+		return lister.at;
+	if (lister.all)
+		return Max(lister.at, lister.all_at);
+	return QUEUE_NEVER;
+}
+
+static void
+lister_on_row(const TrackerListed *row, void *arg)
+{
+	int64		now = *(int64 *) arg;
+	QueueTask  *task = queue_find(row->task_id);
+
+	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
+		return;					/* the table's owner has dropped its check */
+	if (task == NULL)
+	{
+		(void) queue_add(row->task_id, row->server, row->owner,
+						 row->created_at, now);
+		return;
+	}
+	task->created_at = row->created_at;
+	if (task->queued && !queue_is_of(task, row->server, row->owner))
+		queue_move(task, row->server, row->owner, now);
+	else if (!row->answered)
+		queue_note_change(task, now);
+}
+
+/*
+ * Begin to list.  What is announced from now on may be missed, and leads to
+ * another listing.
+ */
+static void
+lister_begin(int64 now)
+{
+	bool		all = lister.all && now >= lister.all_at;
+
+	tracker_list_begin(all);
+	lister.listing = true;
+	lister.listing_all = all;
+	lister.time = 0;
+	lister.new = false;
+	if (all)
+		lister.all = false;
+}
+
+/* A listing is over: not again for a while. */
+static void
+lister_end(int64 now)
+{
+	lister.listing = false;
+	lister.at = now + LISTER_SHARE * lister.time;
+	if (lister.listing_all)
+		lister.all_at = now + LISTER_FULL_SHARE * lister.time;
+}
+
+/* A page of a listing took so long: make the next one shorter, or longer. */
+static void
+lister_fit_page(int64 took)
+{
+	if (took > LISTER_PAGE_TIME)
+		lister.page_size = Max(lister.page_size / 2, LISTER_LEAST_PAGE);
+	else if (took < LISTER_PAGE_TIME / 2)
+		lister.page_size = Min(lister.page_size * 2, LISTER_PAGE);
+}
+
+/*
+ * Look for rows that are not known yet: one page, so that no turn is long and
+ * no lock or snapshot is held for as long as a listing takes.  To be called
+ * when lister_next() says so.
+ */
+TrackerOutcome
+lister_list(void)
+{
+	int64		begin = http_clock();
+	int64		now;
+	TrackerOutcome outcome;
+	bool		more;
+
+	if (!lister.listing)
+		lister_begin(begin);
+	outcome = tracker_list_page(lister.page_size, lister_on_row, &begin,
+								&more);
+	now = http_clock();
+	lister.time += now - begin;
+	if (outcome != TRACKER_BUSY)
+		lister_fit_page(now - begin);
+	if (outcome == TRACKER_DONE && !more)
+		lister_end(now);
+	return outcome;
+}
