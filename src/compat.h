@@ -163,7 +163,12 @@ compat_set_safety(CURL *easy)
 	return code;
 }
 
-/* Seconds that a Retry-After header asks for (7.66), -1 if there is none. */
+/*
+ * Seconds that a Retry-After header asks for (7.66), -1 if there is none.  At
+ * most six hours, which libcurl itself cuts them to in its later versions.
+ */
+#define COMPAT_LONGEST_RETRY_AFTER 21600
+
 static inline int
 compat_retry_after(CURL *easy)
 {
@@ -172,7 +177,9 @@ compat_retry_after(CURL *easy)
 
 	if (curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &seconds) == CURLE_OK &&
 		seconds > 0)
-		return (int) (seconds < 86400 ? seconds : 86400);
+		return (int) (seconds < COMPAT_LONGEST_RETRY_AFTER ?
+						  seconds :
+						  COMPAT_LONGEST_RETRY_AFTER);
 #endif
 	return -1;
 }
