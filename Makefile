@@ -21,6 +21,7 @@ OBJS = \
 	src/answer.o \
 	src/anyvod.o \
 	src/ask.o \
+	src/bar.o \
 	src/document.o \
 	src/http.o \
 	src/launcher.o \
@@ -62,7 +63,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
 # The order matters: each file makes what it needs, and no more.
-REGRESS = upstream query many parse tasks wait stat versions
+REGRESS = upstream query many parse tasks wait stat looks versions
 # They want the simulator beside the server: see "make test", and
 # debian/tests/installcheck, which says where it listens.
 ifndef ANYVOD_SIMULATOR_PORT

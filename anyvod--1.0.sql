@@ -143,6 +143,10 @@ CREATE INDEX anyvod_tasks_pending ON @extschema@.anyvod_tasks (status, task_id)
 CREATE INDEX anyvod_tasks_settled ON @extschema@.anyvod_tasks (settled_at)
     WHERE state <> 'pending';
 
+-- For results whose URL will die.
+CREATE INDEX anyvod_tasks_expiring ON @extschema@.anyvod_tasks (expire_time)
+    WHERE state = 'succeeded' AND expire_time < 'infinity';
+
 -- The worker writes as the table's owner; a superuser's triggers would run as
 -- superuser, a database owner's do not.  The owner must be able to use the
 -- schema.  That is not granted here, since a GRANT by an extension's script
@@ -350,3 +354,102 @@ AS 'MODULE_PATHNAME';
 
 COMMENT ON PROCEDURE @extschema@.anyvod_wait_all(text[], interval) IS
     'waits until the rows of tracked tasks have left pending';
+
+--
+-- Looking instead of reading
+--
+
+CREATE FUNCTION @extschema@.anyvod_bar(progress integer,
+                                       width integer DEFAULT 20)
+RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_bar(integer, integer) IS
+    'a percentage as a bar';
+
+-- A filter on expires_in may be looked at before the view's own condition,
+-- and before PostgreSQL 17 nothing can be taken from infinity.
+CREATE VIEW @extschema@.anyvod_expiring WITH (security_invoker = true) AS
+    SELECT t.task_id, t.server, t.owner, t.model, t.file_url, t.expire_time,
+           CASE WHEN pg_catalog.isfinite(t.expire_time)
+                THEN t.expire_time - pg_catalog.now() END AS expires_in
+    FROM @extschema@.anyvod_tasks AS t
+    WHERE t.state = 'succeeded' AND t.file_url IS NOT NULL
+          AND t.expire_time < 'infinity'
+          AND t.expire_time > pg_catalog.now();
+
+COMMENT ON VIEW @extschema@.anyvod_expiring IS
+    'results whose URL will die; expires_in says how soon';
+
+-- What is pending, what was settled in the last ten minutes, and what expires
+-- within a day.
+CREATE VIEW @extschema@.anyvod_dashboard WITH (security_invoker = true) AS
+    SELECT t.task_id, t.model,
+           CASE WHEN t.state IN ('pending', 'succeeded')
+                THEN @extschema@.anyvod_bar(p.progress)
+                     || pg_catalog.lpad(p.progress::text, 4) || ' %'
+           END AS bar,
+           t.state,
+           pg_catalog.date_trunc('second', GREATEST('0',
+               COALESCE(t.ended_at, t.settled_at, pg_catalog.now())
+               - COALESCE(t.started_at, t.created_at))) AS elapsed,
+           pg_catalog.regexp_replace(
+               pg_catalog.regexp_replace(t.file_url, '[?#].*', ''),
+               '^.*/', '') AS file,
+           CASE WHEN t.state = 'succeeded'
+                     AND pg_catalog.isfinite(t.expire_time)
+                THEN pg_catalog.date_trunc('second',
+                         t.expire_time - pg_catalog.now())
+           END AS expires_in,
+           pg_catalog.left(CASE
+               WHEN t.error_code IS NOT NULL
+               THEN pg_catalog.concat_ws(': ', t.error_code, t.error_message)
+               WHEN t.state <> 'pending' THEN NULL
+               WHEN w.state IS NULL
+               THEN 'nobody asks: is anyvod preloaded?'
+               WHEN w.state NOT IN ('starting', 'serving', 'idle', 'ended')
+               THEN 'worker: ' || w.state
+               WHEN s.state = 'paused'
+               THEN 'server paused until '
+                    || pg_catalog.to_char(s.paused_until, 'HH24:MI:SS')
+                    || ': ' || s.paused_why
+               WHEN t.status IS NULL
+                    AND s.last_trouble_at > pg_catalog.now() - interval '1 minute'
+               THEN pg_catalog.concat_ws(' ', 'no answer yet; the server''s last trouble:',
+                                         s.last_trouble, s.last_trouble_detail)
+               WHEN t.status IS NULL THEN 'no answer yet'
+               WHEN pg_catalog.lower(t.status) = 'waiting'
+               THEN 'in the gateway''s queue'
+           END, 80) AS why
+    FROM @extschema@.anyvod_tasks AS t
+         CROSS JOIN LATERAL (
+             SELECT CASE WHEN t.state = 'succeeded' THEN 100
+                         ELSE GREATEST(0, LEAST(100, COALESCE(t.progress, 0)))
+                    END) AS p (progress)
+         LEFT JOIN (
+             SELECT state FROM @extschema@.anyvod_stat_worker
+             WHERE datname = pg_catalog.current_database()) AS w ON true
+         LEFT JOIN pg_catalog.pg_user_mappings AS m
+             ON m.srvname = t.server AND m.usename = t.owner
+         LEFT JOIN (
+             SELECT DISTINCT ON (server, role) *,
+                    COALESCE(mapped_role, 'public') AS role
+             FROM @extschema@.anyvod_stat_server
+             ORDER BY server, role, paused_until DESC NULLS LAST) AS s
+             ON s.server = t.server
+                AND s.role = COALESCE(m.usename, 'public')
+    WHERE t.state = 'pending'
+          OR (t.state <> 'pending'
+              AND t.settled_at > pg_catalog.now() - interval '10 minutes')
+          OR (t.state = 'succeeded' AND t.file_url IS NOT NULL
+              AND t.expire_time < 'infinity'
+              AND t.expire_time > pg_catalog.now()
+              AND t.expire_time < pg_catalog.now() + interval '1 day')
+    ORDER BY t.state <> 'pending', t.settled_at DESC, t.created_at, t.task_id;
+
+COMMENT ON VIEW @extschema@.anyvod_dashboard IS
+    'how tasks do, for \watch in psql';
+
+GRANT SELECT ON @extschema@.anyvod_expiring, @extschema@.anyvod_dashboard
+    TO PUBLIC;
