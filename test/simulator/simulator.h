@@ -4,6 +4,7 @@
  *
  * simulator.c	command line, event loop, sockets and HTTP
  * answers.c	words of a task id, the course of a task, bodies of answers
+ * files.c		what the URLs of generated files lead to
  * ledger.c		what was asked: tasks, counters, log, accepted keys
  * json.c		writing JSON
  *
@@ -143,6 +144,9 @@ extern void answer_task(const char *id, const Words *words, int64_t first,
 extern void answer_refusal(unsigned int status, const char *path,
 						   const char *request_id, Answer *answer);
 extern void answer_index(Answer *answer);
+
+/* files.c */
+
 extern void answer_file(const char *name, Answer *answer);
 
 /* ledger.c */
