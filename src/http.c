@@ -77,6 +77,7 @@ typedef struct HttpSocket
 	uint8		wanted;			/* POLLER_IN | POLLER_OUT, 0: nothing */
 	uint8		polled;			/* the same, as registered with the poller */
 	bool		ours;			/* opened by our callback */
+	bool		in_turn;		/* carries one question after the other */
 	HttpRequest *opener;		/* for whom; it may be gone, compare only */
 	ino_t		inode;			/* tells whether it is still that socket */
 } HttpSocket;
@@ -217,15 +218,24 @@ http_on_close(void *arg, curl_socket_t fd)
 	return close(fd);
 }
 
-/* The peer of a transfer is to say something, so there is a connection. */
-static void
-http_note_connected(CURL *easy)
+/* The request that a handle serves, NULL if none. */
+static HttpRequest *
+http_request_of(CURL *easy)
 {
 	HttpRequest *request = NULL;
 
 	(void) curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &request);
-	if (request != NULL)
-		request->connected = true;
+	return request;
+}
+
+/* The HTTP version of a handle's answer, 0 if there is none. */
+static long
+http_version_of(CURL *easy)
+{
+	long		version = 0;
+
+	(void) curl_easy_getinfo(easy, CURLINFO_HTTP_VERSION, &version);
+	return version;
 }
 
 /*
@@ -241,6 +251,7 @@ http_note_connected(CURL *easy)
 static int
 http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 {
+	HttpRequest *request = http_request_of(easy);
 	HttpSocket *socket;
 	int			wanted = 0;
 
@@ -252,8 +263,11 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if (!http_socket_room(fd))
 		return -1;
 	socket = &http.sockets[fd];
-	if ((wanted & POLLER_IN) && socket->ours)
-		http_note_connected(easy);
+	/* If its peer is to say something, there is a connection. */
+	if ((wanted & POLLER_IN) && socket->ours && request != NULL)
+		request->connected = true;
+	if (wanted == 0)
+		socket->in_turn = http_version_of(easy) == CURL_HTTP_VERSION_1_1;
 	socket->wanted = wanted;
 	if (wanted == socket->polled || (wanted == 0 && socket->ours))
 		return 0;
@@ -482,6 +496,23 @@ http_allow_host_connections(void)
 							 (long) allowed);
 }
 
+/*
+ * Something has come to a connection that is idle: its end, most likely.  If
+ * it is an answer that nobody asked for, libcurl (7.88) would take it for that
+ * to the next question, so no question may go there any more.  (HTTP/2 says
+ * what an answer is for, and has more to say than answers.)
+ */
+static void
+http_retire(int fd)
+{
+	HttpSocket *socket = &http.sockets[fd];
+
+	(void) poller_set(http.poller, fd, socket->polled, 0);
+	socket->polled = 0;
+	if (socket->ours && socket->in_turn)
+		(void) shutdown(fd, SHUT_RDWR);
+}
+
 /* Give libcurl the events that are there and the time that has passed. */
 static void
 http_dispatch(void)
@@ -497,9 +528,7 @@ http_dispatch(void)
 
 		if (socket->wanted == 0)
 		{
-			/* An idle connection: most likely its peer has closed it. */
-			(void) poller_set(http.poller, events[i].fd, socket->polled, 0);
-			socket->polled = 0;
+			http_retire(events[i].fd);
 			continue;
 		}
 		(void) curl_multi_socket_action(http.multi, events[i].fd,

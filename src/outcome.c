@@ -85,6 +85,17 @@ outcome_phase(const HttpRequest *request, CURLcode result)
 }
 
 /*
+ * Has memory that was refused been for the header?  libcurl (before 8.6) says
+ * the same of a line that is too long, more than 100 kB.
+ */
+static bool
+outcome_too_long(const HttpRequest *request)
+{
+	return request->body_len == 0 &&
+		outcome_time(request->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
+}
+
+/*
  * What libcurl's result, what our callbacks noted, and how far it came amount
  * to.
  */
@@ -96,7 +107,7 @@ outcome_kind(const HttpRequest *request, CURLcode result)
 		case CURLE_OK:
 			return HTTP_ANSWERED;
 		case CURLE_OUT_OF_MEMORY:
-			return HTTP_NO_MEMORY;
+			return outcome_too_long(request) ? HTTP_BROKEN : HTTP_NO_MEMORY;
 		case CURLE_OPERATION_TIMEDOUT:
 			return HTTP_TIMED_OUT;
 		case CURLE_FILESIZE_EXCEEDED:
@@ -268,6 +279,9 @@ outcome_take(HttpRequest *request, CURLcode result)
 	if (content_type != NULL)
 		outcome_note_content_type(request, content_type);
 	request->retry_after = compat_retry_after(easy);
+	if (result == CURLE_OUT_OF_MEMORY && request->outcome == HTTP_BROKEN)
+		strlcpy(request->trouble, "A line of the header is too long",
+				HTTP_TROUBLE_SIZE);
 	if (result != CURLE_OK && request->trouble[0] == '\0')
 		strlcpy(request->trouble, curl_easy_strerror(result),
 				HTTP_TROUBLE_SIZE);
