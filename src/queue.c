@@ -16,6 +16,11 @@
  * suspects only.  After a pause a single question, about a task that is no
  * suspect if there is one, finds out how the server does.
  *
+ * Likewise a refused key may be the key's trouble or the task's.  It pauses
+ * its role's tasks on that server, and after that a single question finds out.
+ * A task for which the key is refused again while it is accepted for others
+ * pauses nothing but itself.
+ *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
@@ -56,6 +61,9 @@
 
 /* Trouble that has lasted for so long will not pass in a moment. */
 #define QUEUE_PATIENCE (60 * SECOND)
+
+/* That a key was accepted says something about it for so long. */
+#define QUEUE_ACCEPTED (60 * SECOND)
 
 /* Tasks that one look for stuck ones goes through. */
 #define QUEUE_SWEEP 10000
@@ -295,10 +303,19 @@ queue_unqueue(QueueTask *task)
 		dlist_delete(&task->account->node);
 }
 
+/* A task that was taken is back, or forgotten. */
+static void
+queue_end_probe(QueueTask *task)
+{
+	if (task->account->probe == task)
+		task->account->probe = NULL;
+}
+
 /* Forget a task. */
 void
 queue_remove(QueueTask *task)
 {
+	queue_end_probe(task);
 	queue_unqueue(task);
 	queuetable_delete(queue.tasks, task->task_id);
 	pfree(task);
@@ -310,6 +327,7 @@ queue_put(QueueTask *task, int64 due)
 {
 	QueueAccount *account = task->account;
 
+	queue_end_probe(task);
 	queue_unqueue(task);
 	if (!queue_has_waiting(account))
 		dlist_push_tail(&account->server->accounts, &account->node);
@@ -330,10 +348,11 @@ queue_is_of(const QueueTask *task, const char *server, const char *owner)
 void
 queue_move(QueueTask *task, const char *server, const char *owner, int64 now)
 {
+	queue_end_probe(task);
 	queue_unqueue(task);
 	task->account = queue_account(server, owner);
 	task->failures = 0;
-	task->held = false;
+	task->held = task->refused = false;
 	task->known_at = (uint32) (now / SECOND) + 1;
 	queue_put(task, now);
 }
@@ -369,7 +388,11 @@ queue_forget_accounts(void)
 
 	hash_seq_init(&scan, queue.accounts);
 	while ((account = hash_seq_search(&scan)) != NULL)
-		account->paused_until = account->trouble.since = 0;
+	{
+		account->paused_until = account->rests_until = 0;
+		account->accepted_at = account->trouble.since = 0;
+		account->refused = false;
+	}
 }
 
 /*
@@ -504,6 +527,31 @@ queue_first(const QueueAccount *account, bool suspect)
 	return pairingheap_container(QueueTask, node, pairingheap_first(heap));
 }
 
+/*
+ * When a task of an account may be taken, if its server can be asked, and
+ * which; QUEUE_NEVER if none may, for now.  While its key counts as refused
+ * that is one task at a time, and a suspect only if no other is due first.
+ */
+static int64
+queue_ready(const QueueAccount *account, bool suspect, QueueTask **task)
+{
+	int64		rest = account->rests_until;
+	const QueueTask *other;
+
+	*task = queue_first(account, suspect);
+	if (*task == NULL)
+		return QUEUE_NEVER;
+	if (!account->refused)
+		return (*task)->due;
+	if (account->probe != NULL)
+		return QUEUE_NEVER;
+	other = queue_first(account, false);
+	if (suspect && other != NULL &&
+		Max(other->due, rest) <= Max((*task)->due, rest))
+		return QUEUE_NEVER;
+	return Max((*task)->due, rest);
+}
+
 /* Any task of the same account that is no suspect and due, too. */
 static QueueTask *
 queue_any_like(QueueTask *task, int64 now)
@@ -534,12 +582,13 @@ queue_pick(QueueServer *server, bool suspect, int64 now)
 	dlist_foreach(iter, &server->accounts)
 	{
 		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
-		QueueTask  *task = queue_first(account, suspect);
+		QueueTask  *task;
 
-		if (task == NULL || task->due > now)
+		if (queue_ready(account, suspect, &task) > now)
 			continue;
 		dlist_move_tail(&server->accounts, &account->node);
-		if (!suspect && queue_is_probed(&server->health))
+		if (!suspect &&
+			(account->refused || queue_is_probed(&server->health)))
 			task = queue_any_like(task, now);
 		return task;
 	}
@@ -569,6 +618,8 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 now)
 		queue_unqueue(task);
 		task->confirmed = false;
 		taken[queue_is_suspect(task)]++;
+		if (task->account->refused)
+			task->account->probe = task;
 		server->turns++;
 		tasks[n++] = task;
 	}
@@ -602,10 +653,9 @@ queue_next_of(QueueServer *server, bool suspect, int64 now)
 	dlist_foreach(iter, &server->accounts)
 	{
 		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
-		QueueTask  *task = queue_first(account, suspect);
+		QueueTask  *task;
 
-		if (task != NULL)
-			next = Min(next, task->due);
+		next = Min(next, queue_ready(account, suspect, &task));
 	}
 	if (next == QUEUE_NEVER)
 		return next;
@@ -729,6 +779,8 @@ queue_note_answer(QueueTask *task, int64 started)
 	queue_note_success(task->account->server, started);
 	task->account->trouble.since = 0;
 	task->failures = 0;
+	task->refused = false;
+	queue_note_accepted(task->account, started);
 }
 
 /* How long to ask nothing after a failure. */
@@ -799,7 +851,42 @@ queue_note_trouble(QueueTrouble *trouble, const char *code,
  * Accounts
  */
 
-/* The server has refused a role's key: ask nothing with it until then. */
+/*
+ * The server has refused a role's key when it was asked for a task.  Returns
+ * false if that is the task's own trouble: the key was accepted for another
+ * that was asked no earlier, or shortly before and this is not the first time.
+ */
+bool
+queue_note_refusal(QueueTask *task, int64 started)
+{
+	QueueAccount *account = task->account;
+	bool		again = task->refused;
+
+	task->refused = true;
+	if (account->accepted_at != 0 &&
+		account->accepted_at > started - (again ? QUEUE_ACCEPTED : 1))
+		return false;
+	account->refused = true;
+	account->refused_at = started;
+	account->accepted_at = 0;
+	return true;
+}
+
+/*
+ * The server has accepted a role's key.  That ends its pause; but what was
+ * asked before a question that was refused tells nothing.
+ */
+void
+queue_note_accepted(QueueAccount *account, int64 started)
+{
+	if (account->refused && started < account->refused_at)
+		return;
+	account->accepted_at = Max(account->accepted_at, started);
+	account->paused_until = account->rests_until = 0;
+	account->refused = false;
+}
+
+/* Ask nothing with a key that was refused until then. */
 void
 queue_pause_account(QueueAccount *account, uint64 upstream_id, int64 until)
 {
@@ -816,6 +903,7 @@ queue_account_paused(QueueAccount *account, uint64 upstream_id, int64 now)
 {
 	if (account->upstream_id != upstream_id || account->paused_until <= now)
 		account->paused_until = 0;
+	account->rests_until = account->paused_until;
 	return account->paused_until;
 }
 

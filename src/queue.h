@@ -59,6 +59,8 @@ typedef struct QueueServer
 	QueueTrouble trouble;
 } QueueServer;
 
+typedef struct QueueTask QueueTask;
+
 /* A role on a server: its tasks by due time. */
 typedef struct QueueAccount
 {
@@ -70,11 +72,16 @@ typedef struct QueueAccount
 	pairingheap *suspects;		/* tasks whose last question has */
 	uint64		upstream_id;	/* of a key that the server has refused */
 	int64		paused_until;	/* then nothing is asked with that */
+	int64		rests_until;	/* nor is a task taken to find that out */
+	bool		refused;		/* and that key was not accepted since */
+	int64		refused_at;		/* when the last that it refused was asked */
+	int64		accepted_at;	/* when the last other one was, if since then */
+	QueueTask  *probe;			/* "refused": the only one that is taken */
 	QueueTrouble trouble;
 } QueueAccount;
 
 /* A pending task.  There may be a million. */
-typedef struct QueueTask
+struct QueueTask
 {
 	pairingheap_node node;		/* in one of its account's heaps, if "queued" */
 	QueueAccount *account;
@@ -94,8 +101,9 @@ typedef struct QueueTask
 	bool		queued : 1;
 	bool		confirmed : 1;	/* its row was seen in this round */
 	bool		logged : 1;		/* that its row fails is in the log */
+	bool		refused : 1;	/* the server has refused the key for it */
 	char		task_id[FLEXIBLE_ARRAY_MEMBER];
-} QueueTask;
+};
 
 extern void queue_init(void);
 extern uint64 queue_size(void);
@@ -136,6 +144,8 @@ extern void queue_note_failure(QueueTask *task, ScheduleRetry why,
 extern void queue_note_trouble(QueueTrouble *trouble, const char *code,
 							   const char *message, int64 now);
 
+extern bool queue_note_refusal(QueueTask *task, int64 started);
+extern void queue_note_accepted(QueueAccount *account, int64 started);
 extern void queue_pause_account(QueueAccount *account, uint64 upstream_id,
 								int64 until);
 extern int64 queue_account_paused(QueueAccount *account, uint64 upstream_id,

@@ -404,7 +404,6 @@ static void
 worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 {
 	int64		now = http_clock();
-	int64		paused_until;
 	WorkerAsk  *ask;
 
 	task->created_at = row->created_at;
@@ -420,12 +419,9 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 		return;
 	}
 	queue_note_limits(task->account->server, account->upstream);
-	paused_until = queue_account_paused(task->account, account->upstream->id,
-										now);
-	if (paused_until > 0)
+	if (queue_account_paused(task->account, account->upstream->id, now))
 	{
-		task->held = task->barred = true;
-		queue_put(task, paused_until);
+		queue_put(task, task->due);
 		return;
 	}
 	task->barred = false;
@@ -704,6 +700,11 @@ worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 	QueueTask  *task = ask->task;
 	QueueServer *server = task->account->server;
 
+	/* It would have refused the key, if that were no good. */
+	if (ask->request->outcome == HTTP_ANSWERED &&
+		ask->request->status < 500 && why != SCHEDULE_RATE_LIMITED)
+		queue_note_accepted(task->account, ask->request->started);
+
 	/* What is said under 200 is about the task; the server does answer. */
 	if (why == SCHEDULE_TRANSIENT && ask->request->status == 200)
 		queue_note_success(server, ask->request->started);
@@ -732,24 +733,33 @@ worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 		worker_drop_ask(ask);
 }
 
-/* The server refuses the key: this role asks it nothing for a while. */
+/*
+ * The server refuses the key: this role asks it nothing for a while, unless
+ * the key is accepted for its other tasks.
+ */
 static void
 worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 {
 	QueueTask  *task = ask->task;
+	QueueAccount *account = task->account;
 	int64		until = now + worker_retry(SCHEDULE_AUTH, 1);
+	bool		again = upstream_forget(ask->serverid, ask->userid) &&
+		!account->refused;
 
-	queue_note_success(task->account->server, ask->request->started);
-	queue_note_trouble(&task->account->trouble, worker_code(answer),
-					   answer->error_message, now);
+	queue_note_success(account->server, ask->request->started);
 	task->held = task->barred = true;
 	ask->due = until;
-	if (upstream_forget(ask->serverid, ask->userid) && task->failures == 0)
-		ask->due = now;			/* the key's file may hold another by now */
-	else
+	if (queue_note_refusal(task, ask->request->started))
 	{
-		queue_pause_account(task->account, ask->upstream_id, until);
-		stat_note_refused_key(ask->serverid, ask->umid, until);
+		queue_note_trouble(&account->trouble, worker_code(answer),
+						   answer->error_message, now);
+		if (again)
+			ask->due = now;		/* the key's file may hold another by now */
+		else
+		{
+			queue_pause_account(account, ask->upstream_id, until);
+			stat_note_refused_key(ask->serverid, ask->umid, until);
+		}
 	}
 	worker_count(&task->failures);
 	if (worker_is_old(task))
