@@ -1098,17 +1098,26 @@ worker_time_to_wait(void)
 	return worker_milliseconds_to(until, now);
 }
 
+/*
+ * End the process if workers are off.  The launcher may not know of that yet,
+ * or may never learn of it if they are on again soon: the place is kept.
+ */
+static void
+worker_heed_setting(void)
+{
+	if (anyvod_worker)
+		return;
+	launcher_step_aside();
+	proc_exit(0);
+}
+
 /* Settings have changed. */
 static void
 worker_reload(void)
 {
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	while (!anyvod_worker)
-	{
-		worker_note_news();
-		worker_leave();
-	}
+	worker_heed_setting();
 }
 
 /* Make what the loop works with. */
@@ -1195,6 +1204,7 @@ worker_main(Datum database)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database),
 											  InvalidOid, 0);
 	launcher_attach();
+	worker_heed_setting();
 	tracker_pin_settings();
 	worker_init();
 	MemoryContextSwitchTo(worker.round);

@@ -1,0 +1,66 @@
+# Workers that are switched off and on again while the launcher is busy, so
+# that it learns of neither, come back; and while they are off none stays.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use Test::More;
+
+my $simulator = start_simulator();
+my $node = anyvod_node(
+	'off_and_on',
+	simulator => $simulator,
+	conf => "anyvod.detection_delay = 100ms\nanyvod.poll_floor = 50ms\n");
+
+sub sql
+{
+	my ($sql) = @_;
+
+	return $node->safe_psql('postgres', $sql);
+}
+
+sub switch
+{
+	my ($value) = @_;
+
+	sql("ALTER SYSTEM SET anyvod.worker = $value");
+	sql('SELECT pg_reload_conf()');
+	return;
+}
+
+my $launcher = launcher_pid($node);
+
+sql("INSERT INTO anyvod_tasks (task_id) VALUES ('t600000-before')");
+ok(defined wait_for_worker($node, 1), 'there is a worker');
+
+# The launcher sees nothing of this.
+kill 'STOP', $launcher;
+switch('off');
+my $ended = wait_for_worker($node, 0);
+switch('on');
+kill 'CONT', $launcher;
+ok(defined $ended, 'it ends when workers are off');
+ok(defined wait_for_worker($node, 1), 'and one comes back when they are on');
+
+# A launcher that has not heard of it starts one, which does not stay.
+my $old = worker_pid($node);
+kill 'STOP', $launcher;
+switch('off');
+ok(defined wait_for_worker($node, 0), 'off again');
+sql("INSERT INTO anyvod_tasks (task_id) VALUES ('image-meanwhile')");
+kill 'CONT', $launcher;
+ok( poll_until(
+		$node, 'SELECT state FROM anyvod_stat_worker', 'off'),
+	'the view says so');
+is($simulator->task_requests('image-meanwhile'),
+	0, 'nothing is asked for while they are off');
+is(worker_pid($node), '', 'and no worker stays');
+switch('on');
+ok( poll_until(
+		$node,
+		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-meanwhile'",
+		'succeeded'),
+	'what came meanwhile is filled in');
+
+done_testing();
