@@ -822,52 +822,76 @@ worker_on_answer(WorkerAsk *ask, const Answer *answer, int64 now)
 	}
 }
 
+/*
+ * Our own trouble says nothing of the server or the task, but one whose answer
+ * there is no room for is asked for again ever more seldom.
+ */
+static void
+worker_on_own_trouble(WorkerAsk *ask, int64 now)
+{
+	worker_count(&ask->task->failures);
+	ask->due = now + worker_retry(SCHEDULE_TRANSIENT, ask->task->failures);
+	worker_drop_ask(ask);
+}
+
 /* No answer has come. */
 static void
 worker_on_no_answer(WorkerAsk *ask, int64 now)
 {
 	HttpRequest *request = ask->request;
+	const char *code = "broken_off";
 
 	stat_note_no_answer(ask->serverid, ask->umid, request);
 	switch (request->outcome)
 	{
 		case HTTP_NO_DESCRIPTOR:
 		case HTTP_NO_MEMORY:
-			/* Our own trouble says nothing of the server or the task. */
-			ask->due = now + worker_retry(SCHEDULE_TRANSIENT, 1);
-			worker_drop_ask(ask);
-			break;
+			worker_on_own_trouble(ask, now);
+			return;
 		case HTTP_TOO_LARGE:
 			worker_on_server_trouble(ask, SCHEDULE_UNREADABLE, "too_large",
 									 "the answer is too large", now);
-			break;
+			return;
 		case HTTP_TIMED_OUT:
-			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, "timed_out",
-									 request->trouble, now);
+			code = "timed_out";
 			break;
 		case HTTP_UNREACHABLE:
-			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, "unreachable",
-									 request->trouble, now);
+			code = "unreachable";
 			break;
 		default:
-			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, "broken_off",
-									 request->trouble, now);
 			break;
 	}
+	worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, request->trouble,
+							 now);
 }
 
-/* Read an answer into its question's context. */
-static const Answer *
-worker_read_answer(WorkerAsk *ask)
+/*
+ * Read an answer into its question's context; false if there is no memory for
+ * that, which must not stop the others.
+ */
+static bool
+worker_read_answer(WorkerAsk *ask, Answer *answer)
 {
 	MemoryContext old = MemoryContextSwitchTo(ask->context);
 	HttpRequest *request = ask->request;
-	Answer	   *answer = palloc(sizeof(Answer));
+	volatile bool done = false;
 
-	answer_read(answer, request->status, request->content_type,
-				request->body, request->body_len);
+	PG_TRY();
+	{
+		answer_read(answer, request->status, request->content_type,
+					request->body, request->body_len);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
+			PG_RE_THROW();
+		FlushErrorState();
+		stat_note_error(unpack_sql_state(ERRCODE_OUT_OF_MEMORY));
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
-	return answer;
+	return done;
 }
 
 /* Read the answers that have come, and decide what follows from each. */
@@ -882,14 +906,17 @@ worker_read(void)
 		WorkerAsk  *ask = request->tag;
 		QueueServer *server = ask->task->account->server;
 		Oid			serverid = ask->serverid;
+		Answer	   *answer = MemoryContextAlloc(ask->context, sizeof(Answer));
 		int64		now = http_clock();
 
 		http_keep(request);
 		queue_note_end(ask->task);
-		if (request->outcome == HTTP_ANSWERED)
-			worker_on_answer(ask, worker_read_answer(ask), now);
-		else
+		if (request->outcome != HTTP_ANSWERED)
 			worker_on_no_answer(ask, now);
+		else if (worker_read_answer(ask, answer))
+			worker_on_answer(ask, answer, now);
+		else
+			worker_on_own_trouble(ask, now);
 		stat_note_pause(serverid, server->health.paused_until,
 						server->health.paused_why);
 	}

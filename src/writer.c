@@ -64,6 +64,13 @@
 #define WRITER_LONGEST_SKIP_WAIT (60 * SECOND)
 #define WRITER_SKIPS 8
 
+/*
+ * What is the system's trouble, not a row's, is written to the log so seldom,
+ * and after so many failures rows wait no longer for it to pass.
+ */
+#define WRITER_SYSTEM_SILENCE (60 * SECOND)
+#define WRITER_SYSTEM_FAILURES 6
+
 typedef struct WriterList
 {
 	dlist_head	items;
@@ -176,6 +183,39 @@ writer_add(WriterItem *item)
 			   item);
 }
 
+/* Is an error for want of room, memory or the like?  (Classes 53 and 58) */
+static bool
+writer_is_systems(int sqlstate)
+{
+	int			class = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return class == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		class == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR);
+}
+
+/*
+ * A row cannot be written, like others, most likely: the log has one for all,
+ * and there is no point in noting it in the row.
+ */
+static void
+writer_on_system_failure(WriterItem *item)
+{
+	static int64 silent_until = 0;
+	const TrackerChange *change = &item->change;
+	int			failures = writer_count(&item->task->row_failures);
+
+	stat_note_error(unpack_sql_state(change->failure_code));
+	item->due = writer_retry(Min(failures, WRITER_SYSTEM_FAILURES));
+	if (http_clock() < silent_until)
+		return;
+	silent_until = http_clock() + WRITER_SYSTEM_SILENCE;
+	ereport(LOG,
+			(errcode(change->failure_code),
+			 errmsg("anyvod could not write tasks: %s", change->failure),
+			 errdetail("They are tried again, and so is the task \"%s\".",
+					   item->task->task_id)));
+}
+
 /*
  * A row cannot be written.  It says so itself, if that can be written, and
  * the log does, once.
@@ -266,7 +306,9 @@ writer_settle(WriterItem *item, int limit)
 		task->polls -= change->polls;
 		task->row_failures = 0;
 	}
-	if (change->failure != NULL)
+	if (change->failure != NULL && writer_is_systems(change->failure_code))
+		writer_on_system_failure(item);
+	else if (change->failure != NULL)
 		writer_on_failure(item);
 	else if (!change->written ||
 			 (change->pending && tracker_settles(change)))
