@@ -5,6 +5,7 @@
 #   make test                every test, in a throwaway cluster
 #   make bench-schedule      what the learned schedule costs, beside others
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
+#   make faults              faults of network, system and database, as a table
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
 #   make deb, make deb-check Debian packages; their test on clean systems
@@ -93,6 +94,10 @@ test:
 
 soak-calls:
 	@PG_CONFIG='$(PG_CONFIG)' TESTS=tap TAP=150 ANYVOD_CALLS=200000 test/run
+
+faults:
+	@PG_CONFIG='$(PG_CONFIG)' TESTS=faults FAULTS='$(FAULTS)' KEEP='$(KEEP)' \
+		test/run
 
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' test/demo

@@ -292,16 +292,27 @@ sub open_connections
 		  /^\s*\d+: \S+:$port \S+:\S+ 01 /mg);
 }
 
+# End it, and start it again on the same ports: TERM drops what is under way,
+# QUIT does not.
+sub restart
+{
+	my ($self, $signal) = @_;
+
+	$self->stop($signal);
+	$self->_start;
+	return;
+}
+
 # End it and wait for its end; a second time does nothing.
 sub stop
 {
-	my ($self) = @_;
+	my ($self, $signal) = @_;
 	my $pid = delete $self->{pid} // return;
 
 	return if $self->{owner} != $$;
 	local ($?, $!);
 	delete $running{$pid};
-	kill 'TERM', $pid;
+	kill $signal // 'TERM', $pid;
 	waitpid $pid, 0;
 	return;
 }
