@@ -415,13 +415,15 @@ CREATE VIEW @extschema@.anyvod_dashboard WITH (security_invoker = true) AS
                     || pg_catalog.to_char(s.paused_until, 'HH24:MI:SS')
                     || ': ' || s.paused_why
                WHEN t.status IS NULL
-                    AND s.last_trouble_at > pg_catalog.now() - interval '1 minute'
-               THEN pg_catalog.concat_ws(' ', 'no answer yet; the server''s last trouble:',
-                                         s.last_trouble, s.last_trouble_detail)
+                    AND s.last_trouble_at
+                        > pg_catalog.now() - interval '1 minute'
+               THEN pg_catalog.concat_ws(' ',
+                        'no answer yet; server trouble:',
+                        s.last_trouble, s.last_trouble_detail)
                WHEN t.status IS NULL THEN 'no answer yet'
                WHEN pg_catalog.lower(t.status) = 'waiting'
                THEN 'in the gateway''s queue'
-           END, 80) AS why
+           END, 60) AS why
     FROM @extschema@.anyvod_tasks AS t
          CROSS JOIN LATERAL (
              SELECT CASE WHEN t.state = 'succeeded' THEN 100

@@ -108,6 +108,9 @@ ROLLBACK;
 
 -- the table's columns are found by name
 BEGIN;
+ALTER EXTENSION anyvod DROP VIEW anyvod_dashboard;
+ALTER EXTENSION anyvod DROP VIEW anyvod_expiring;
+DROP VIEW anyvod_dashboard, anyvod_expiring;
 INSERT INTO anyvod_tasks (task_id, state) VALUES ('a', 'succeeded');
 ALTER TABLE anyvod_tasks DROP COLUMN model, ADD COLUMN model text, ADD COLUMN later integer DEFAULT 7;
 UPDATE anyvod_tasks SET file_url = 'x', model = 'y' WHERE task_id = 'a';
