@@ -6,6 +6,7 @@
 #   make bench-schedule      what the learned schedule costs, beside others
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make faults              faults of network, system and database, as a table
+#   make gallery-test        the gallery in a real browser
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
 #   make deb, make deb-check Debian packages; their test on clean systems
@@ -81,8 +82,9 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test soak-calls bench-schedule demo matrix fuzz coverage format \
-	format-check matrix-build deb deb-check dist meta meta-check pg-upgrade
+.PHONY: setup test faults soak-calls bench-schedule demo matrix fuzz \
+	coverage format format-check gallery-test matrix-build deb deb-check \
+	dist meta meta-check pg-upgrade
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -104,6 +106,9 @@ demo:
 
 bench-schedule: setup
 	@$(MAKE) -s -C bench PG_CONFIG='$(PG_CONFIG)' schedule
+gallery-test:
+	@test/setup chromium chromedriver
+	@$(MAKE) -s test TESTS=tap TAP='320 321'
 
 matrix-build:
 	@test/matrix build
