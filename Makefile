@@ -7,6 +7,7 @@
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make faults              faults of network, system and database, as a table
 #   make gallery-test        the gallery in a real browser
+#   make monitor-test        the figures for Prometheus, with its own programs
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
 #   make deb, make deb-check Debian packages; their test on clean systems
@@ -84,7 +85,7 @@ include $(wildcard $(PGXS))
 
 .PHONY: setup test faults soak-calls bench-schedule demo matrix fuzz \
 	coverage format format-check gallery-test matrix-build deb deb-check \
-	dist meta meta-check pg-upgrade
+	dist meta meta-check pg-upgrade monitor-test
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -106,9 +107,13 @@ demo:
 
 bench-schedule: setup
 	@$(MAKE) -s -C bench PG_CONFIG='$(PG_CONFIG)' schedule
+
 gallery-test:
 	@test/setup chromium chromedriver
 	@$(MAKE) -s test TESTS=tap TAP='320 321'
+
+monitor-test:
+	@PG_CONFIG='$(PG_CONFIG)' KEEP='$(KEEP)' test/monitor
 
 matrix-build:
 	@test/matrix build
