@@ -109,12 +109,15 @@ END
 # "server".
 my $http = HTTP::Tiny->new(proxy => undef, http_proxy => undef, https_proxy => undef);
 
+my @untyped;
+
 sub figures
 {
 	my $answer = $http->get("http://127.0.0.1:$port/metrics");
 	my %figures;
 
 	return unless $answer->{success};
+	@untyped = $answer->{content} =~ /^# TYPE (anyvod_\w+) untyped$/mg;
 	while ($answer->{content} =~ /^(anyvod_\w+)\{(.*)\} (\S+)$/mg)
 	{
 		my ($name, $labels, $value) = ($1, $2, $3);
@@ -131,6 +134,8 @@ ok(wait_until(sub { %figures = figures(); %figures > 0 }), 'the exporter shows f
   or diag(slurp_file("$folder/exporter.log"));
 unlike(slurp_file("$folder/exporter.log"), qr/level=(?:error|warn)/i,
 	'and complains of nothing');
+
+is("@untyped", '', 'each figure is a gauge or a counter');
 
 my %server = (anyapi => 'foreign_server="anyapi",mapped_role="public"',
 	limited => 'foreign_server="limited",mapped_role=""');
