@@ -83,8 +83,8 @@ curl_multi_init(void)
 	return next();
 }
 
-typedef int (*ShimResolver) (const char *, const char *,
-							 const struct addrinfo *, struct addrinfo **);
+typedef int (*ShimResolver)(const char *, const char *,
+							const struct addrinfo *, struct addrinfo **);
 
 /* The line of a name, "" if it has none. */
 static void
