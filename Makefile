@@ -33,6 +33,7 @@ OBJS = \
 	src/neighbour.o \
 	src/option.o \
 	src/outcome.o \
+	src/pace.o \
 	src/plan.o \
 	src/poller.o \
 	src/query.o \

@@ -371,6 +371,15 @@ queue_note_change(QueueTask *task, int64 now)
 		queue_put(task, now);
 }
 
+/* One more in one of a task's counters, up to what there is room for. */
+int
+queue_count(uint16 *counter)
+{
+	if (*counter < PG_UINT16_MAX)
+		(*counter)++;
+	return *counter;
+}
+
 /* Let a server be asked as if it had never failed. */
 static void
 queue_recover(QueueServer *server)

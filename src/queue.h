@@ -90,6 +90,8 @@ struct QueueTask
 	int			polls;			/* questions not yet written into the row */
 	uint32		trouble_since;	/* first answer of "trouble", in ms, cut off */
 	uint32		known_at;		/* in seconds, rounded up */
+	ScheduleRunning running;	/* where it was last seen running, ... */
+	uint32		seen;			/* by a question that was asked then, in ms */
 	uint16		failures;		/* in a row, of asking */
 	uint16		row_failures;	/* in a row, of reading or writing its row */
 	uint16		skips;			/* in a row, of writing it while it was held */
@@ -118,6 +120,7 @@ extern bool queue_is_of(const QueueTask *task, const char *server,
 extern void queue_move(QueueTask *task, const char *server, const char *owner,
 					   int64 now);
 extern void queue_note_change(QueueTask *task, int64 now);
+extern int	queue_count(uint16 *counter);
 extern void queue_forget_trouble(int64 now);
 extern void queue_forget_accounts(void);
 extern void queue_retry(int64 now);

@@ -83,6 +83,13 @@
 #define SCHEDULE_MOST_C 1e6
 
 /*
+ * The points of a plan are apart by 0.27 % of the time, so a delay far below
+ * that cannot be had.  A c below this part of the median only makes questions
+ * more that come before.
+ */
+#define SCHEDULE_FINEST_C 4e-6
+
+/*
  * A server that pushes back raises c by this, once in a second at most and
  * so far at most, which makes questions 100 times fewer; half of that is
  * taken back in a minute.
@@ -94,6 +101,9 @@
 
 /* A plan is made anew when the pressure has changed by this much. */
 #define SCHEDULE_PRESSURE_CHANGE 1.25
+
+/* Bounds of a skew are near when they differ by no more than this. */
+#define SCHEDULE_SKEW_NEAR (2 * SECOND)
 
 /* Bounds of a skew are kept for so many, and at most twice as many, answers. */
 #define SCHEDULE_SKEW_WINDOW 256
@@ -221,6 +231,7 @@ schedule_init(void *memory, int max_keys)
 {
 	Schedule   *schedule = memory;
 
+	Assert(max_keys <= SCHEDULE_MOST_KEYS);
 	memset(memory, 0, schedule_size(max_keys));
 	schedule->max_keys = max_keys;
 	memory = (char *) memory + schedule_entries_size(max_keys);
@@ -340,7 +351,8 @@ static ScheduleEntry *
 schedule_entry(const Schedule *schedule, ScheduleKey key)
 {
 	ScheduleEntry *entry = unconstify(ScheduleEntry *,
-									  &schedule->entries[(uint32) key]);
+									  &schedule->entries[key %
+														 SCHEDULE_MOST_KEYS]);
 
 	return key != SCHEDULE_NO_KEY && entry->key == key ? entry : NULL;
 }
@@ -353,8 +365,10 @@ schedule_add_key(Schedule *schedule, uint64 hash, const char *server,
 	int		   *chain = schedule_chain(schedule, hash);
 
 	memset(entry, 0, sizeof(*entry));
-	entry->key = (uint64) ++schedule->serial << 32 |
-		(uint64) (entry - schedule->entries);
+	if (++schedule->serial > PG_UINT32_MAX / SCHEDULE_MOST_KEYS)
+		schedule->serial = 1;
+	entry->key = schedule->serial * SCHEDULE_MOST_KEYS +
+		(uint32) (entry - schedule->entries);
 	entry->hash = hash;
 	entry->used = ++schedule->uses;
 	entry->next_entry = *chain;
@@ -489,19 +503,24 @@ schedule_note_end(Schedule *schedule, ScheduleKey key, int64 duration,
 	schedule_add_ended(entry, bucket, wide > 0 ? (upto - from) / wide : 1);
 }
 
-/* A task was given up; it was last seen running after "elapsed". */
-void
-schedule_note_censored(Schedule *schedule, ScheduleKey key, int64 elapsed)
+/* A task was last seen running in a bucket. */
+static void
+schedule_add_censored(ScheduleEntry *entry, int bucket)
 {
-	ScheduleEntry *entry = schedule_entry(schedule, key);
-	int			bucket = plan_bucket(elapsed / (double) SECOND);
-
 	if (entry == NULL)
 		return;
 	schedule_add_task(entry);
 	entry->tasks_censored++;
 	entry->memory.censored[bucket] += entry->memory.weight;
 	entry->latest.censored[bucket] += entry->latest.weight;
+}
+
+/* A task was given up; it was last seen running after "elapsed". */
+void
+schedule_note_censored(Schedule *schedule, ScheduleKey key, int64 elapsed)
+{
+	schedule_add_censored(schedule_entry(schedule, key),
+						  plan_bucket(elapsed / (double) SECOND));
 }
 
 /* A task is no longer running, or no longer known to. */
@@ -516,6 +535,15 @@ schedule_note_gone(Schedule *schedule, ScheduleRunning *running)
 		entry->tasks_running--;
 	}
 	running->key = SCHEDULE_NO_KEY;
+}
+
+/* A task was given up, or its row is gone: nobody knows when it will end. */
+void
+schedule_note_lost(Schedule *schedule, ScheduleRunning *running)
+{
+	schedule_add_censored(schedule_entry(schedule, running->key),
+						  running->bucket);
+	schedule_note_gone(schedule, running);
 }
 
 /* A task has been seen running after "elapsed". */
@@ -636,7 +664,9 @@ schedule_note_finish(Schedule *schedule, ScheduleKey key, int64 asked,
 /*
  * How far our clock is ahead of that of a key's upstream, as well as answers
  * tell.  Their smallest (received - FinishTime) is what it is at most; the
- * middle between that and what it is at least errs to neither side.
+ * middle between that and what it is at least errs to neither side.  As long
+ * as they are far apart, or one is not known, most clocks being right is the
+ * better guess: the first answer may be about a task of an hour ago.
  */
 int64
 schedule_skew(const Schedule *schedule, ScheduleKey key)
@@ -651,9 +681,9 @@ schedule_skew(const Schedule *schedule, ScheduleKey key)
 	server = &schedule->servers[entry->server];
 	least = Max(server->skew.least, server->old_skew.least);
 	most = Min(server->skew.most, server->old_skew.most);
-	if (most == PG_INT64_MAX)
-		return 0;
-	return least == PG_INT64_MIN ? most : least + (most - least) / 2;
+	if (least >= most - SCHEDULE_SKEW_NEAR)
+		return least + (most - least) / 2;
+	return Min(Max(least, 0), most);
 }
 
 
@@ -707,11 +737,11 @@ schedule_learn(const Schedule *schedule, ScheduleEntry *entry,
  */
 static void
 schedule_aim(Schedule *schedule, ScheduleEntry *entry, double aim,
-			 const PlanBounds *bounds)
+			 double median, const PlanBounds *bounds)
 {
-	double		low = SCHEDULE_LEAST_C;
+	double		low = Max(SCHEDULE_LEAST_C, SCHEDULE_FINEST_C * median);
 	double		high = SCHEDULE_MOST_C;
-	double		c = entry->c;
+	double		c = Max(entry->c, low);
 
 	for (int i = 0; i < SCHEDULE_TRIES && high > low * 1.0001; i++)
 	{
@@ -758,7 +788,7 @@ schedule_build(Schedule *schedule, ScheduleEntry *entry,
 	bounds.most = Max(entry->gap_cap, bounds.least);
 	if (entry->c <= 0)
 		entry->c = 2 * aim * aim / median;
-	schedule_aim(schedule, entry, aim, &bounds);
+	schedule_aim(schedule, entry, aim, median, &bounds);
 	if (pressure > 1)
 	{
 		plan_solve(work, entry->c * pressure, &bounds, entry->next);
@@ -796,6 +826,14 @@ schedule_is_stale(const ScheduleEntry *entry,
 	return (entry->news > 0 && entry->news >= schedule_news_wanted(entry)) ||
 		pressure > entry->pressure * SCHEDULE_PRESSURE_CHANGE ||
 		pressure < entry->pressure / SCHEDULE_PRESSURE_CHANGE;
+}
+
+/* Much was learned at once: let each plan be made anew when it is needed. */
+void
+schedule_replan(Schedule *schedule)
+{
+	for (int i = 0; i < schedule->max_keys; i++)
+		schedule->entries[i].built = false;
 }
 
 /* When a task that has been running for so long is to be asked about. */

@@ -18,9 +18,7 @@
  *		ended:		schedule_note_gone(schedule, &task->running);
  *					schedule_note_end(schedule, key,
  *									  FinishTime - CreateTime, one second);
- *		given up:	schedule_note_gone(schedule, &task->running);
- *					schedule_note_censored(schedule, key, elapsed when it was
- *										   last seen running);
+ *		given up:	schedule_note_lost(schedule, &task->running);
  *
  * and schedule_push_back when a server refuses for being asked too much or
  * its rate limit makes questions late.  After a start, schedule_note_end for
@@ -50,12 +48,15 @@ typedef struct Schedule Schedule;
 
 /*
  * Names a key.  When there are too many, the one that was not used for the
- * longest time is forgotten; its number is never used again, and what is
- * noted for it does nothing.
+ * longest time is forgotten, and what is noted for it does nothing; its number
+ * is not used again before four million others were.
  */
-typedef uint64 ScheduleKey;
+typedef uint32 ScheduleKey;
 
-#define SCHEDULE_NO_KEY UINT64CONST(0)
+#define SCHEDULE_NO_KEY 0
+
+/* Most keys that a Schedule can have. */
+#define SCHEDULE_MOST_KEYS 1024
 
 /* Where a running task is counted; all zeroes: nowhere. */
 typedef struct ScheduleRunning
@@ -122,12 +123,15 @@ extern void schedule_note_running(Schedule *schedule,
 								  ScheduleRunning *running, ScheduleKey key,
 								  int64 elapsed);
 extern void schedule_note_gone(Schedule *schedule, ScheduleRunning *running);
+extern void schedule_note_lost(Schedule *schedule, ScheduleRunning *running);
 extern void schedule_push_back(Schedule *schedule, const char *server,
 							   int64 now);
 extern void schedule_note_past(Schedule *schedule, ScheduleKey key,
 							   int64 received, int64 time);
 extern void schedule_note_finish(Schedule *schedule, ScheduleKey key,
 								 int64 asked, int64 received, int64 time);
+
+extern void schedule_replan(Schedule *schedule);
 
 extern int64 schedule_next(Schedule *schedule,
 						   const ScheduleSettings *settings, ScheduleKey key,

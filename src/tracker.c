@@ -70,6 +70,8 @@ typedef enum TrackerPlan
 	PLAN_CONFIRM,
 	PLAN_WRITE,
 	PLAN_EXPIRE,
+	PLAN_LOOK_BACK,
+	PLAN_SETTLED,
 	PLANS
 } TrackerPlan;
 
@@ -1018,5 +1020,174 @@ tracker_expire(int max, int *removed)
 	if (outcome == TRACKER_FAILED)
 		tracker_log("remove settled tasks", error);
 	*removed = outcome == TRACKER_DONE ? expiring.removed : 0;
+	return outcome;
+}
+
+
+/*
+ * Settled rows, in the order of their settling
+ */
+
+typedef struct TrackerReading
+{
+	int			max;
+	TimestampTz at;
+	TimestampTz until;
+	TrackerSettledVisit visit;
+	void	   *arg;
+	int			n;
+} TrackerReading;
+
+/*
+ * Rows that were settled at the same time belong together, since the time is
+ * all that the next page has to go by.  They may be very many, if somebody has
+ * settled them himself; then some are left out.
+ */
+#define TRACKER_TIES 2
+
+static void
+tracker_look_back_body(void *arg)
+{
+	TrackerReading *reading = arg;
+	Oid			types[2] = {TIMESTAMPTZOID, INT4OID};
+	Datum		values[2];
+	SPIPlanPtr	plan;
+	bool		isnull;
+
+	plan = tracker_plan(PLAN_LOOK_BACK,
+						psprintf("SELECT settled_at::pg_catalog.timestamptz"
+								 " FROM %s.anyvod_tasks"
+								 " WHERE state <> 'pending' AND settled_at < $1"
+								 " ORDER BY settled_at DESC"
+								 " FETCH FIRST ($2) ROWS WITH TIES",
+								 tracker_schema),
+						2, types);
+	values[0] = TimestampTzGetDatum(reading->at);
+	values[1] = Int32GetDatum(reading->max);
+	if (SPI_execute_plan(plan, values, NULL, true,
+						 TRACKER_TIES * reading->max) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read settled tasks")));
+	reading->n = (int) SPI_processed;
+	if (reading->n > 0)
+		reading->at =
+			DatumGetTimestampTz(tracker_value(SPI_tuptable, SPI_processed - 1,
+											  1, &isnull));
+}
+
+/* Visit the n-th fetched row if it says how long its task took. */
+static void
+tracker_visit_settled(TrackerReading *reading, SPITupleTable *rows, int n)
+{
+	TrackerSettled row;
+	char	   *texts[2];
+	bool		isnull[2];
+	size_t		len;
+
+	row.server = tracker_string(rows, n, 2);
+	for (int i = 0; i < 2; i++)
+	{
+		texts[i] = tracker_string(rows, n, 3 + i);
+		if (texts[i] != NULL)
+			texts[i] = result_to_utf8(texts[i], strlen(texts[i]), &len);
+	}
+	row.task_type = texts[0];
+	row.model = texts[1];
+	row.started_at =
+		DatumGetTimestampTz(tracker_value(rows, n, 5, &isnull[0]));
+	row.ended_at = DatumGetTimestampTz(tracker_value(rows, n, 6, &isnull[1]));
+	if (row.server != NULL && !isnull[0] && !isnull[1])
+		reading->visit(&row, reading->arg);
+}
+
+static void
+tracker_read_settled_body(void *arg)
+{
+	TrackerReading *reading = arg;
+	Oid			types[3] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
+	Datum		values[3];
+	SPIPlanPtr	plan;
+	SPITupleTable *rows;
+	bool		isnull;
+
+	plan = tracker_plan(PLAN_SETTLED,
+						psprintf("SELECT settled_at::pg_catalog.timestamptz,"
+								 " server::pg_catalog.name,"
+								 " pg_catalog.left(task_type, 1000),"
+								 " pg_catalog.left(model, 1000),"
+								 " started_at::pg_catalog.timestamptz,"
+								 " ended_at::pg_catalog.timestamptz"
+								 " FROM %s.anyvod_tasks"
+								 " WHERE state <> 'pending'"
+								 " AND settled_at >= $1 AND settled_at < $2"
+								 " ORDER BY settled_at"
+								 " FETCH FIRST ($3) ROWS WITH TIES",
+								 tracker_schema),
+						3, types);
+	values[0] = TimestampTzGetDatum(reading->at);
+	values[1] = TimestampTzGetDatum(reading->until);
+	values[2] = Int32GetDatum(reading->max);
+	if (SPI_execute_plan(plan, values, NULL, true,
+						 TRACKER_TIES * reading->max) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read settled tasks")));
+	rows = SPI_tuptable;
+	reading->n = (int) SPI_processed;
+	for (int i = 0; i < reading->n; i++)
+		tracker_visit_settled(reading, rows, i);
+	if (reading->n > 0)
+		reading->at =
+			DatumGetTimestampTz(tracker_value(rows, reading->n - 1, 1,
+											  &isnull)) +
+			1;
+}
+
+/* Read a page of settled rows, and say how many there were. */
+static TrackerOutcome
+tracker_read_page(TrackerReading *reading, TrackerBody body)
+{
+	TrackerOutcome outcome;
+	ErrorData  *error;
+
+	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT, body, reading,
+						  &error);
+	if (outcome == TRACKER_FAILED)
+		tracker_log("read settled tasks", error);
+	return outcome;
+}
+
+/*
+ * Find when the earliest of the "max" rows was settled that were settled last
+ * before "at", which is set to it.  "n" says how many rows there were.
+ */
+TrackerOutcome
+tracker_look_back(int max, TimestampTz *at, int *n)
+{
+	TrackerReading reading = {.max = max, .at = *at};
+	TrackerOutcome outcome = tracker_read_page(&reading,
+											   tracker_look_back_body);
+
+	*at = reading.at;
+	*n = reading.n;
+	return outcome;
+}
+
+/*
+ * Visit those of "max" rows, settled from "at" on and before "until", that say
+ * how long their tasks took, in the order of their settling; "at" is where to
+ * go on.  "n" says how many rows there were.
+ */
+TrackerOutcome
+tracker_read_settled(int max, TimestampTz *at, TimestampTz until,
+					 TrackerSettledVisit visit, void *arg, int *n)
+{
+	TrackerReading reading = {max, *at, until, visit, arg, 0};
+	TrackerOutcome outcome = tracker_read_page(&reading,
+											   tracker_read_settled_body);
+
+	*at = reading.at;
+	*n = reading.n;
 	return outcome;
 }

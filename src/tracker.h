@@ -51,6 +51,16 @@ typedef struct TrackerRow
 	TimestampTz created_at;
 } TrackerRow;
 
+/* A settled row whose task's course is known.  Strings are UTF-8. */
+typedef struct TrackerSettled
+{
+	const char *server;			/* in the database's encoding */
+	const char *task_type;		/* NULL: null */
+	const char *model;			/* likewise */
+	TimestampTz started_at;
+	TimestampTz ended_at;
+} TrackerSettled;
+
 /* What is to be written into a row, should it still be as it was asked for. */
 typedef struct TrackerChange
 {
@@ -74,6 +84,7 @@ typedef struct TrackerChange
 
 typedef void (*TrackerListedVisit)(const TrackerListed *row, void *arg);
 typedef void (*TrackerRowVisit)(const TrackerRow *row, void *arg);
+typedef void (*TrackerSettledVisit)(const TrackerSettled *row, void *arg);
 
 extern void tracker_pin_settings(void);
 extern bool tracker_find_table(Oid *table, char **schema);
@@ -83,6 +94,11 @@ extern TrackerOutcome tracker_list_page(int max, TrackerListedVisit visit,
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
 extern TrackerOutcome tracker_expire(int max, int *removed);
+extern TrackerOutcome tracker_look_back(int max, TimestampTz *at, int *n);
+extern TrackerOutcome tracker_read_settled(int max, TimestampTz *at,
+										   TimestampTz until,
+										   TrackerSettledVisit visit,
+										   void *arg, int *n);
 extern bool tracker_settles(const TrackerChange *change);
 extern TrackerOutcome tracker_write(TrackerChange **changes, int n,
 									int time_limit);

@@ -41,6 +41,7 @@
 #include "http.h"
 #include "launcher.h"
 #include "lister.h"
+#include "pace.h"
 #include "queue.h"
 #include "schedule.h"
 #include "stat.h"
@@ -143,14 +144,6 @@ worker_retry(ScheduleRetry why, int failures)
 	return schedule_retry(why, failures, worker_random());
 }
 
-/* Count one more, up to what there is room for. */
-static void
-worker_count(uint16 *counter)
-{
-	if (*counter < PG_UINT16_MAX)
-		(*counter)++;
-}
-
 static bool
 worker_same(const char *a, const char *b)
 {
@@ -185,6 +178,14 @@ worker_free_ask(WorkerAsk *ask)
 	if (ask->request != NULL)
 		http_release(ask->request);
 	MemoryContextDelete(ask->context);
+}
+
+/* A task is pending no more, as far as an answer (NULL: none) says why. */
+static void
+worker_forget_task(QueueTask *task, const Answer *answer)
+{
+	pace_note_over(task, answer);
+	queue_remove(task);
 }
 
 /*
@@ -435,6 +436,7 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 							  ask);
 	task->polls++;
 	queue_note_start(task, now);
+	pace_note_start(task, now);
 	stat_note_request(ask->serverid, ask->umid);
 }
 
@@ -464,12 +466,12 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 		if (task->confirmed)
 			continue;
 		if (outcome == TRACKER_DONE)
-			queue_remove(task); /* deleted, or settled by somebody */
+			worker_forget_task(task, NULL); /* deleted, or settled by others */
 		else if (outcome == TRACKER_FAILED && n == 1)
 		{
 			int64		retry;
 
-			worker_count(&task->row_failures);
+			(void) queue_count(&task->row_failures);
 			retry = worker_retry(SCHEDULE_ROW, task->row_failures);
 			queue_put(task, now + retry);
 		}
@@ -613,19 +615,6 @@ worker_is_news(const WorkerAsk *ask, const Answer *answer)
 		!(ask->has_started_at && ask->started_at == answer->started_at);
 }
 
-/* When to ask again for a task that is running. */
-static int64
-worker_next(const QueueTask *task, const Answer *answer, int64 now)
-{
-	ScheduleSettings settings = {
-		.detection_delay = anyvod_detection_delay * INT64CONST(1000),
-		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
-		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
-	};
-
-	return now + schedule_fixed(&settings, worker_random());
-}
-
 /* The task runs on. */
 static void
 worker_on_running(WorkerAsk *ask, const Answer *answer, int64 now)
@@ -635,7 +624,7 @@ worker_on_running(WorkerAsk *ask, const Answer *answer, int64 now)
 	task->troubles = 0;
 	task->held = false;
 	queue_note_answer(task, ask->request->started);
-	ask->due = worker_next(task, answer, now);
+	ask->due = pace_note_running(task, answer, ask->request->started, now);
 	if (worker_is_old(task))
 		worker_add_change(ask, "abandoned")->answer = answer;
 	else if (worker_is_news(ask, answer))
@@ -650,6 +639,7 @@ worker_on_ended(WorkerAsk *ask, const Answer *answer, const char *state,
 				int64 now)
 {
 	queue_note_answer(ask->task, ask->request->started);
+	pace_note_ended(ask->task, answer, now);
 	ask->due = now;				/* if it cannot be written now */
 	worker_add_change(ask, state)->answer = answer;
 }
@@ -671,7 +661,7 @@ worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
 		task->troubles = 0;
 		task->trouble_since = now_ms;
 	}
-	worker_count(&task->troubles);
+	(void) queue_count(&task->troubles);
 	since = (now_ms - task->trouble_since) * INT64CONST(1000);
 	if (schedule_is_final(why, task->troubles, since))
 	{
@@ -714,8 +704,10 @@ worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
 						   ask->request->started, now, worker_random());
 		queue_note_trouble(&server->trouble, code, message, now);
 	}
+	if (why == SCHEDULE_RATE_LIMITED)
+		pace_push_back(task, now);
 	task->held = true;
-	worker_count(&task->failures);
+	(void) queue_count(&task->failures);
 	ask->due = now;
 	if (now >= server->health.paused_until)
 		ask->due += Max(worker_retry(why, task->failures),
@@ -761,7 +753,7 @@ worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
 			stat_note_refused_key(ask->serverid, ask->umid, until);
 		}
 	}
-	worker_count(&task->failures);
+	(void) queue_count(&task->failures);
 	if (worker_is_old(task))
 	{
 		TrackerChange *change = worker_add_change(ask, "abandoned");
@@ -934,7 +926,7 @@ worker_on_written(WriterItem *item, bool over)
 	WorkerAsk  *ask = item->tag;
 
 	if (over)
-		queue_remove(ask->task);
+		worker_forget_task(ask->task, item->change.answer);
 	else
 	{
 		ask->due = item->due;
@@ -1093,7 +1085,8 @@ static long
 worker_time_to_wait(void)
 {
 	int64		now = http_clock();
-	int64		until = Min(lister_next(), writer_next());
+	int64		until = Min(Min(lister_next(), writer_next()),
+							pace_next_lesson());
 	bool		idle = worker_is_idle();
 
 	if (worker.news.turn_over)
@@ -1156,6 +1149,7 @@ worker_init(void)
 	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
 										 ALLOCSET_DEFAULT_SIZES);
 	queue_init();
+	pace_init();
 	writer_init(worker_on_written);
 	worker.round_size = WORKER_ROUND;
 }
@@ -1198,6 +1192,8 @@ worker_turn(void)
 		worker_end_turn();
 	else if (worker_ask())
 		timeout = 0;
+	else
+		pace_learn();
 	MemoryContextReset(worker.round);
 	if (worker.absent)
 	{

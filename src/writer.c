@@ -106,15 +106,6 @@ writer_take(WriterList *list)
 	return item;
 }
 
-/* Count one more, up to what there is room for; returns how many. */
-static int
-writer_count(uint16 *counter)
-{
-	if (*counter < PG_UINT16_MAX)
-		(*counter)++;
-	return *counter;
-}
-
 /* When to ask again for a row that could not be written so often. */
 static int64
 writer_retry(int failures)
@@ -238,7 +229,7 @@ writer_on_failure(WriterItem *item)
 	TrackerChange *notes[1] = {&note};
 
 	stat_note_error(code);
-	item->due = writer_retry(writer_count(&task->row_failures));
+	item->due = writer_retry(queue_count(&task->row_failures));
 	if (task->logged)
 		return;
 	task->logged = true;
@@ -260,7 +251,7 @@ writer_on_skipped(WriterItem *item)
 {
 	QueueTask  *task = item->task;
 	int64		wait = WRITER_SKIP_WAIT;
-	int			skips = writer_count(&task->skips);
+	int			skips = queue_count(&task->skips);
 
 	for (int i = 1; i < skips && wait < WRITER_LONGEST_SKIP_WAIT; i++)
 		wait *= 2;

@@ -35,13 +35,13 @@ my @kinds = (
 my $most_time = 3000;
 my @databases = ('postgres', 'second');
 
-# A question about a running task every 300 ms, and 5 % of jitter.
-my $interval = 300;
+# Two questions about a running task are this many ms apart, at least.
+my $interval = 280;
 my $node = anyvod_node(
 	'many',
 	extension => 0,
-	conf => "anyvod.detection_delay = '" . $interval / 2 . "ms'\n"
-	  . "anyvod.poll_floor = '50ms'");
+	conf => "anyvod.detection_delay = '150ms'\n"
+	  . "anyvod.poll_floor = '${interval}ms'");
 my $simulator = start_simulator(keys => ['sk-many']);
 
 my (@tasks, %wanted);
@@ -115,9 +115,9 @@ foreach my $database (@databases)
 		my ($id, $state, $polls) = split /\|/, $rows{"$task-$database"} // '';
 		my $asked = $requests->{"$task-$database"} // 0;
 
-		# The first question, one each interval less its jitter, the one
-		# that finds the end, and one to spare.  Trouble has more.
-		my $most = 3 + $wanted{$task}{time} / (0.95 * $interval);
+		# The first question, one each interval, the one that finds the
+		# end, and one to spare.  Trouble has more.
+		my $most = 3 + $wanted{$task}{time} / $interval;
 
 		push @wrong, "$task is $state" if $state ne $wanted{$task}{state};
 		# libcurl itself repeats a question when a connection that was

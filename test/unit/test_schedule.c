@@ -183,6 +183,58 @@ given_up_tasks_lengthen_the_forecast(void)
 	CHECK(forecast(key, 0) >= before * 0.95);
 }
 
+/* The same of tasks that were counted as running: each counts once. */
+static void
+lost_tasks_count_where_they_were_last_seen(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	ScheduleRunning running[100] = {{0}};
+	ScheduleSummary summary;
+	double		before;
+
+	teach(key, 50, 100, 0.2);
+	for (int i = 0; i < 100; i++)
+		schedule_note_running(schedule, &running[i], key, 110 * SECOND);
+	before = forecast(key, 0);
+	for (int i = 0; i < 100; i++)
+		schedule_note_lost(schedule, &running[i]);
+	CHECK(schedule_summarize(schedule, 0, &summary));
+	CHECK(summary.running == 0 && summary.censored == 100);
+	CHECK(fabs(forecast(key, 0) - before) < before * 0.1);
+	schedule_note_lost(schedule, &running[0]);
+	CHECK(schedule_summarize(schedule, 0, &summary));
+	CHECK(summary.running == 0 && summary.censored == 100);
+}
+
+/*
+ * A delay that the points are too coarse for is not bought with a question at
+ * each of them.
+ */
+static void
+a_delay_out_of_reach_costs_no_flood(void)
+{
+	static const ScheduleSettings eager = {SECOND / 20, 1, 3600 * SECOND, true};
+	ScheduleKey key = fresh("AigcVideoTask");
+
+	teach(key, 1000, 120, 0.5);
+	CHECK(schedule_next(schedule, &eager, key, 24 * SECOND, 0, 0.5) >
+		  SECOND / 5);
+}
+
+/* What was learned at once shows in the next plan, however soon. */
+static void
+a_plan_is_made_anew_when_told(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+	int64		wait = schedule_next(schedule, &defaults, key, 5 * SECOND, 0,
+									 0.5);
+
+	teach(key, 1000, 20, 0.1);
+	CHECK(schedule_next(schedule, &defaults, key, 5 * SECOND, 0, 0.5) == wait);
+	schedule_replan(schedule);
+	CHECK(schedule_next(schedule, &defaults, key, 5 * SECOND, 0, 0.5) != wait);
+}
+
 static void
 running_tasks_count_while_they_run(void)
 {
@@ -754,12 +806,33 @@ the_least_difference_bounds_the_skew(void)
 {
 	ScheduleKey key = fresh("AigcVideoTask");
 
-	schedule_note_past(schedule, key, 1000 * SECOND, 990 * SECOND);
-	CHECK(schedule_skew(schedule, key) == 10 * SECOND);
-	schedule_note_past(schedule, key, 1000 * SECOND, 997 * SECOND);
-	CHECK(schedule_skew(schedule, key) == 3 * SECOND);
-	schedule_note_past(schedule, key, 1000 * SECOND, 980 * SECOND);
-	CHECK(schedule_skew(schedule, key) == 3 * SECOND);
+	schedule_note_past(schedule, key, 1000 * SECOND, 1003 * SECOND);
+	CHECK(schedule_skew(schedule, key) == -3 * SECOND);
+	schedule_note_past(schedule, key, 1000 * SECOND, 1010 * SECOND);
+	CHECK(schedule_skew(schedule, key) == -10 * SECOND);
+	schedule_note_past(schedule, key, 1000 * SECOND, 1000 * SECOND);
+	CHECK(schedule_skew(schedule, key) == -10 * SECOND);
+}
+
+/* A task of an hour ago says little of the clock; neither is it an hour off. */
+static void
+what_is_long_past_shifts_no_clock(void)
+{
+	ScheduleKey key = fresh("AigcVideoTask");
+
+	schedule_note_past(schedule, key, 4600 * SECOND, 1000 * SECOND);
+	CHECK(schedule_skew(schedule, key) == 0);
+	/* running at 4500, ended by 4600: not far from right */
+	schedule_note_finish(schedule, key, 4500 * SECOND, 4600 * SECOND,
+						 4590 * SECOND);
+	CHECK(schedule_skew(schedule, key) == 0);
+	/* a clock that is wrong is noticed nevertheless */
+	schedule_note_finish(schedule, key, 4698 * SECOND, 4700 * SECOND,
+						 4692 * SECOND);
+	CHECK(schedule_skew(schedule, key) == 5 * SECOND);
+	schedule_note_finish(schedule, key, 4698 * SECOND, 4700 * SECOND,
+						 4693 * SECOND);
+	CHECK(llabs(schedule_skew(schedule, key) - 6 * SECOND) <= SECOND);
 }
 
 /* Answers about tasks whose ends were seen within a second. */
@@ -799,10 +872,10 @@ old_bounds_of_the_skew_are_forgotten(void)
 {
 	ScheduleKey key = fresh("AigcVideoTask");
 
-	schedule_note_past(schedule, key, 30 * SECOND, 0);
+	schedule_note_past(schedule, key, 0, 60 * SECOND);
 	for (int i = 0; i < 1000; i++)
-		schedule_note_past(schedule, key, 60 * SECOND, 0);
-	CHECK(schedule_skew(schedule, key) == 60 * SECOND);
+		schedule_note_past(schedule, key, 0, 30 * SECOND);
+	CHECK(schedule_skew(schedule, key) == -30 * SECOND);
 }
 
 
@@ -995,6 +1068,9 @@ main(void)
 	RUN(nothing_known_is_the_prior);
 	RUN(censored_tasks_never_count_as_ended);
 	RUN(given_up_tasks_lengthen_the_forecast);
+	RUN(lost_tasks_count_where_they_were_last_seen);
+	RUN(a_delay_out_of_reach_costs_no_flood);
+	RUN(a_plan_is_made_anew_when_told);
 	RUN(running_tasks_count_while_they_run);
 	RUN(each_type_has_its_prior);
 	RUN(whole_seconds_are_spread);
@@ -1017,6 +1093,7 @@ main(void)
 	RUN(skew_is_found_between_its_bounds);
 	RUN(few_answers_err_to_neither_side);
 	RUN(the_least_difference_bounds_the_skew);
+	RUN(what_is_long_past_shifts_no_clock);
 	RUN(a_clock_that_was_set_is_followed);
 	RUN(old_bounds_of_the_skew_are_forgotten);
 	RUN(any_elapsed_time_has_an_answer);
