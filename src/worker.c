@@ -821,7 +821,7 @@ worker_on_answer(WorkerAsk *ask, const Answer *answer, int64 now)
 static void
 worker_on_own_trouble(WorkerAsk *ask, int64 now)
 {
-	worker_count(&ask->task->failures);
+	(void) queue_count(&ask->task->failures);
 	ask->due = now + worker_retry(SCHEDULE_TRANSIENT, ask->task->failures);
 	worker_drop_ask(ask);
 }

@@ -193,7 +193,7 @@ writer_on_system_failure(WriterItem *item)
 {
 	static int64 silent_until = 0;
 	const TrackerChange *change = &item->change;
-	int			failures = writer_count(&item->task->row_failures);
+	int			failures = queue_count(&item->task->row_failures);
 
 	stat_note_error(unpack_sql_state(change->failure_code));
 	item->due = writer_retry(Min(failures, WRITER_SYSTEM_FAILURES));
