@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -353,6 +354,8 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
+	/* A user's trigger may have taken some for the session. */
+	LockReleaseSession(USER_LOCKMETHOD);
 	MemoryContextSwitchTo(caller);
 	return outcome;
 }
