@@ -72,7 +72,7 @@ add('hostile-' . $_->[0], $_->[1], '1 h')
   [ 6, "$files/';DROP_TABLE_x;--.png" ];
 add('gone', 'http://127.0.0.1:1/a.png', '1 h');
 add('fine', "$files/f.png", '2 h');
-job_says(1, qr/could not keep the file of gone\n\z/, 'one is gone');
+job_says(1, qr/\A(?:curl: [^\n]*\n)?\S+: could not keep the file of gone\n\z/, 'one is gone');
 is(file_url('fine'), 'https://media.example.org/fine.png true', 'the next is kept');
 is(file_url('gone'), 'http://127.0.0.1:1/a.png false', 'the one that is gone is tried again');
 is( join(' ', sort grep { /hostile/ } slurp_dir($folder)),
