@@ -283,6 +283,9 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 	{
 		ErrorData  *error;
 
+		/* That the time is up is no trouble of the account. */
+		if (geterrcode() == ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
 		MemoryContextSwitchTo(worker.round);
 		error = CopyErrorData();
 		FlushErrorState();

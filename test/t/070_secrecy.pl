@@ -181,10 +181,13 @@ foreach my $server (sort keys %questions)
 		  . join(', ',
 			map { "('$_-$server', '$server')" } @{ $questions{$server} }));
 }
+# Three of the tasks are refused the key, and each pauses the role for up to
+# 75 s if none was accepted before.
 ok( poll_until(
 		$node,
 		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-good-anyapi'",
-		'succeeded'),
+		'succeeded',
+		200),
 	'the worker asks with the key');
 
 # The worker pauses a server in trouble, so that all of this takes a while.
