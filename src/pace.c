@@ -133,7 +133,7 @@ pace_note_running(QueueTask *task, const Answer *answer, int64 asked,
 	TimestampTz received = GetCurrentTimestamp();
 	ScheduleKey key;
 	int64		elapsed;
-	int64		due;
+	int64		wait;
 
 	if (!answer->has_started_at || !pace_is_near(answer->started_at, received))
 		return now + schedule_fixed(&settings, pace_random());
@@ -144,8 +144,9 @@ pace_note_running(QueueTask *task, const Answer *answer, int64 asked,
 		answer->started_at - SECOND / 2;
 	schedule_note_running(pace.schedule, &task->running, key, elapsed);
 	task->seen = (uint32) (asked / 1000);
-	due = now + schedule_next(pace.schedule, &settings, key, elapsed, now, pace_random());
-	return due;
+	wait = schedule_next(pace.schedule, &settings, key, elapsed, now,
+						 pace_random());
+	return now + wait;
 }
 
 /* An answer says that its task has ended: that tells of the clocks. */
