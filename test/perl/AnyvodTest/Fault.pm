@@ -22,7 +22,7 @@ use strict;
 use warnings;
 
 use AnyvodTest;
-use Carp;
+use File::Basename;
 use PostgreSQL::Test::Utils;
 use Test::More ();
 use Time::HiRes ();
@@ -236,7 +236,8 @@ sub record
 {
 	my (@line) = @_;
 
-	append_to_file("$ENV{TESTDIR}/faults", join("\t", @line) . "\n")
+	append_to_file("$ENV{TESTDIR}/faults",
+		join("\t", basename($0, '.pl'), @line) . "\n")
 	  if defined $ENV{TESTDIR};
 	return;
 }
