@@ -44,6 +44,7 @@ OBJS = \
 	src/schedule.o \
 	src/signature.o \
 	src/stat.o \
+	src/stat_schedule.o \
 	src/target.o \
 	src/tracker.o \
 	src/trigger.o \

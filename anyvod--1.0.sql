@@ -324,6 +324,66 @@ COMMENT ON VIEW @extschema@.anyvod_stat_server IS
 GRANT SELECT ON @extschema@.anyvod_stat_worker,
     @extschema@.anyvod_stat_server TO PUBLIC;
 
+CREATE FUNCTION @extschema@.anyvod_stat_get_schedules(
+    OUT datid oid, OUT server text, OUT task_type text, OUT model text,
+    OUT ended bigint, OUT censored bigint, OUT running bigint,
+    OUT duration_p50_ms double precision, OUT duration_p95_ms double precision,
+    OUT requests double precision, OUT delay_mean_ms double precision,
+    OUT delay_p95_ms double precision, OUT next_rebuild integer,
+    OUT c double precision, OUT pressure double precision,
+    OUT published_at timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 8
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_stat_get_schedules() IS
+    'what anyvod_stat_schedule shows';
+
+CREATE VIEW @extschema@.anyvod_stat_schedule WITH (security_invoker = true) AS
+    SELECT d.datname, s.server, s.task_type, s.model, s.ended, s.censored,
+           s.running, s.duration_p50_ms, s.duration_p95_ms, s.requests,
+           s.delay_mean_ms, s.delay_p95_ms, s.next_rebuild, s.c, s.pressure,
+           s.published_at
+    FROM @extschema@.anyvod_stat_get_schedules() AS s
+         JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+COMMENT ON VIEW @extschema@.anyvod_stat_schedule IS
+    'what was learned of how long tasks take; one row for each server, task type and model';
+
+GRANT SELECT ON @extschema@.anyvod_stat_schedule TO PUBLIC;
+
+CREATE FUNCTION @extschema@.anyvod_forecast_of(
+    server name, task_type text, model text, started_at timestamptz,
+    OUT elapsed interval, OUT remaining interval, OUT remaining_p90 interval,
+    OUT learned_from double precision)
+RETURNS record
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+
+COMMENT ON FUNCTION @extschema@.anyvod_forecast_of(name, text, text, timestamptz) IS
+    'how long a task that was started then has been running, and probably will';
+
+-- Its body is a string, so that the table's owner can alter the columns.
+CREATE FUNCTION @extschema@.anyvod_forecast(
+    task_id text,
+    OUT elapsed interval, OUT remaining interval, OUT remaining_p90 interval,
+    OUT learned_from double precision)
+RETURNS record
+LANGUAGE SQL VOLATILE PARALLEL RESTRICTED
+AS $$
+    SELECT f.elapsed, f.remaining, f.remaining_p90, f.learned_from
+    FROM @extschema@.anyvod_tasks AS t,
+         @extschema@.anyvod_forecast_of(t.server,
+                                        COALESCE(t.task_type, ''),
+                                        COALESCE(t.model, ''),
+                                        t.started_at) AS f
+    WHERE t.task_id OPERATOR(pg_catalog.=) $1
+          AND t.state::pg_catalog.text OPERATOR(pg_catalog.=) 'pending'
+$$;
+
+COMMENT ON FUNCTION @extschema@.anyvod_forecast(text) IS
+    'how long a pending task has been running, and how much longer half of its kind do';
+
 -- As pg_stat_reset(): for superusers, and for those to whom they grant it.
 CREATE FUNCTION @extschema@.anyvod_stat_reset()
 RETURNS void

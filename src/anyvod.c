@@ -21,6 +21,7 @@
 #include "anyvod.h"
 #include "launcher.h"
 #include "stat.h"
+#include "stat_schedule.h"
 
 PG_MODULE_MAGIC;
 
@@ -106,5 +107,6 @@ _PG_init(void)
 	{
 		launcher_init();
 		stat_init();
+		stat_schedule_init();
 	}
 }

@@ -22,6 +22,7 @@
 #include "anyvod.h"
 #include "http.h"
 #include "pace.h"
+#include "stat_schedule.h"
 #include "tracker.h"
 
 #define SECOND INT64CONST(1000000)
@@ -42,6 +43,9 @@
 /* Look again at a locked table after this. */
 #define PACE_BUSY_WAIT (SECOND / 4)
 
+/* What was learned is shown no oftener than this. */
+#define PACE_SHOW_EVERY (1 * SECOND)
+
 /* How far learning from settled rows has come. */
 typedef enum PaceStage
 {
@@ -58,6 +62,8 @@ static struct
 	TimestampTz at;				/* the stage has come this far */
 	TimestampTz until;			/* rows settled later were seen by others */
 	int			rows;			/* that were looked back over */
+	bool		changed;		/* since it was shown */
+	int64		show_at;		/* not before this while busy */
 } pace;
 
 
@@ -144,6 +150,7 @@ pace_note_running(QueueTask *task, const Answer *answer, int64 asked,
 		answer->started_at - SECOND / 2;
 	schedule_note_running(pace.schedule, &task->running, key, elapsed);
 	task->seen = (uint32) (asked / 1000);
+	pace.changed = true;
 	wait = schedule_next(pace.schedule, &settings, key, elapsed, now,
 						 pace_random());
 	return now + wait;
@@ -175,6 +182,7 @@ pace_note_ended(const QueueTask *task, const Answer *answer, int64 now)
 void
 pace_note_over(QueueTask *task, const Answer *answer)
 {
+	pace.changed = true;
 	if (answer != NULL && answer->has_started_at && answer->has_ended_at &&
 		answer->started_at <= answer->ended_at &&
 		pace_is_near(answer->started_at, answer->ended_at))
@@ -254,5 +262,35 @@ pace_learn(void)
 			pace.stage = PACE_LEARNING;
 	}
 	if (pace.stage == PACE_LEARNED)
-		schedule_replan(pace.schedule);
+	{
+		ScheduleSettings settings = pace_settings();
+
+		schedule_replan(pace.schedule, &settings, now);
+		pace.changed = true;
+	}
+}
+
+
+/*
+ * What is shown
+ */
+
+/* Before a wait of so many milliseconds (-1: for ever), show what is new. */
+void
+pace_publish(long timeout)
+{
+	int64		now = http_clock();
+	ScheduleSummary summary;
+
+	if (!pace.changed ||
+		(now < pace.show_at && timeout >= 0 &&
+		 timeout < PACE_SHOW_EVERY / 1000))
+		return;
+	pace.changed = false;
+	pace.show_at = now + PACE_SHOW_EVERY;
+	for (int i = 0; i < PACE_KEYS; i++)
+	{
+		if (schedule_summarize(pace.schedule, i, &summary))
+			stat_schedule_publish(&summary);
+	}
 }

@@ -27,5 +27,6 @@ extern void pace_push_back(const QueueTask *task, int64 now);
 
 extern int64 pace_next_lesson(void);
 extern void pace_learn(void);
+extern void pace_publish(long timeout);
 
 #endif							/* ANYVOD_PACE_H */

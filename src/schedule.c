@@ -256,7 +256,7 @@ schedule_hash(uint64 hash, const char *string)
 }
 
 /* Is this what is kept of a name?  (The hash of a key has all of it.) */
-static bool
+bool
 schedule_is_name(const char *kept, const char *name)
 {
 	size_t		len = strlen(kept);
@@ -828,12 +828,21 @@ schedule_is_stale(const ScheduleEntry *entry,
 		pressure < entry->pressure / SCHEDULE_PRESSURE_CHANGE;
 }
 
-/* Much was learned at once: let each plan be made anew when it is needed. */
+/* Much was learned at once: make the plans that are in use anew. */
 void
-schedule_replan(Schedule *schedule)
+schedule_replan(Schedule *schedule, const ScheduleSettings *settings,
+				int64 now)
 {
 	for (int i = 0; i < schedule->max_keys; i++)
-		schedule->entries[i].built = false;
+	{
+		ScheduleEntry *entry = &schedule->entries[i];
+
+		if (entry->key != SCHEDULE_NO_KEY && entry->built)
+			schedule_build(schedule, entry, settings,
+						   schedule_pressure(&schedule->servers[entry->server],
+											 now),
+						   now);
+	}
 }
 
 /* When a task that has been running for so long is to be asked about. */
@@ -915,6 +924,21 @@ schedule_microseconds(double seconds)
 	return (int64) (Min(Max(seconds, 0), 1e12) * SECOND);
 }
 
+/* A forecast from the shares of tasks that run for longer than each time. */
+static void
+schedule_look_ahead(const float *survival, double learned, int64 elapsed,
+					ScheduleForecast *forecast)
+{
+	double		seconds = Max(elapsed, 0) / (double) SECOND;
+
+	forecast->median =
+		schedule_microseconds(plan_remaining(survival, seconds, 0.5));
+	forecast->p90 =
+		schedule_microseconds(plan_remaining(survival, seconds, 0.1));
+	forecast->p90 = Max(forecast->p90, forecast->median);
+	forecast->learned = learned;
+}
+
 /*
  * How much longer a task will run that has been running for "elapsed".  False
  * if the key is forgotten.
@@ -924,19 +948,21 @@ schedule_forecast(Schedule *schedule, ScheduleKey key, int64 elapsed,
 				  ScheduleForecast *forecast)
 {
 	ScheduleEntry *entry = schedule_entry(schedule, key);
-	double		seconds = Max(elapsed, 0) / (double) SECOND;
 	float		survival[PLAN_BUCKETS + 1];
 
 	if (entry == NULL)
 		return false;
 	schedule_learn(schedule, entry, survival);
-	forecast->median =
-		schedule_microseconds(plan_remaining(survival, seconds, 0.5));
-	forecast->p90 =
-		schedule_microseconds(plan_remaining(survival, seconds, 0.1));
-	forecast->p90 = Max(forecast->p90, forecast->median);
-	forecast->learned = entry->memory.total;
+	schedule_look_ahead(survival, entry->memory.total, elapsed, forecast);
 	return true;
+}
+
+/* The same from a summary of the key. */
+void
+schedule_forecast_from(const ScheduleSummary *summary, int64 elapsed,
+					   ScheduleForecast *forecast)
+{
+	schedule_look_ahead(summary->shares, summary->learned, elapsed, forecast);
 }
 
 /* Sum up the n-th key, from 0.  False if there is no such key. */
@@ -979,6 +1005,11 @@ schedule_summarize(Schedule *schedule, int n, ScheduleSummary *summary)
 		Max((int) ceil(schedule_news_wanted(entry) - entry->news), 0);
 	summary->c = entry->c;
 	summary->pressure = Max(entry->pressure, 1);
+	summary->skew = schedule_skew(schedule, entry->key);
+	summary->learned = entry->memory.total;
+	StaticAssertStmt(sizeof(summary->shares) == sizeof(entry->survival),
+					 "a share a bucket");
+	memcpy(summary->shares, entry->survival, sizeof(summary->shares));
 	return true;
 }
 

@@ -76,6 +76,9 @@ typedef struct ScheduleForecast
 /* Room for a name in a summary; longer ones are cut. */
 #define SCHEDULE_NAME 128
 
+/* Shares of tasks that run for longer than each of so many times. */
+#define SCHEDULE_SHARES 121
+
 /* One key, for a view. */
 typedef struct ScheduleSummary
 {
@@ -95,6 +98,9 @@ typedef struct ScheduleSummary
 	int			next_build;		/* after so many more tasks */
 	double		c;				/* what a question is worth, in s of delay */
 	double		pressure;		/* c is raised by this: see push_back */
+	int64		skew;			/* see schedule_skew */
+	double		learned;		/* see ScheduleForecast */
+	float		shares[SCHEDULE_SHARES];	/* what forecasts are made from */
 } ScheduleSummary;
 
 /* Why a task is asked about again although the answer said nothing of it. */
@@ -131,7 +137,8 @@ extern void schedule_note_past(Schedule *schedule, ScheduleKey key,
 extern void schedule_note_finish(Schedule *schedule, ScheduleKey key,
 								 int64 asked, int64 received, int64 time);
 
-extern void schedule_replan(Schedule *schedule);
+extern void schedule_replan(Schedule *schedule,
+							const ScheduleSettings *settings, int64 now);
 
 extern int64 schedule_next(Schedule *schedule,
 						   const ScheduleSettings *settings, ScheduleKey key,
@@ -140,6 +147,9 @@ extern int64 schedule_fixed(const ScheduleSettings *settings, double random);
 extern int64 schedule_skew(const Schedule *schedule, ScheduleKey key);
 extern bool schedule_forecast(Schedule *schedule, ScheduleKey key,
 							  int64 elapsed, ScheduleForecast *forecast);
+extern void schedule_forecast_from(const ScheduleSummary *summary,
+								   int64 elapsed, ScheduleForecast *forecast);
+extern bool schedule_is_name(const char *kept, const char *name);
 extern bool schedule_summarize(Schedule *schedule, int n,
 							   ScheduleSummary *summary);
 

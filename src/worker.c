@@ -1211,6 +1211,7 @@ worker_turn(void)
 		timeout = 0;
 
 	stat_before_wait(timeout);
+	pace_publish(timeout);
 
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
 	HOLD_CANCEL_INTERRUPTS();

@@ -231,7 +231,7 @@ a_plan_is_made_anew_when_told(void)
 
 	teach(key, 1000, 20, 0.1);
 	CHECK(schedule_next(schedule, &defaults, key, 5 * SECOND, 0, 0.5) == wait);
-	schedule_replan(schedule);
+	schedule_replan(schedule, &defaults, 0);
 	CHECK(schedule_next(schedule, &defaults, key, 5 * SECOND, 0, 0.5) != wait);
 }
 
