@@ -96,15 +96,27 @@ $node->safe_psql('postgres',
 ($state) = end_query($sessions[1]);
 is($state, '00000', 'and ends when the row has left pending');
 
-# Cancel and terminate: a tracked task, one that is not, while it is asked
-# about and between two questions, and the procedure.
+# A tracked task, one that is not, while it is asked about and between two
+# questions, and the procedure: each ends in time,
 $node->safe_psql('postgres',
 	"INSERT INTO anyvod_tasks (task_id) VALUES ('t600000-tracked')");
 my %waits = (
-	'a tracked task' => "SELECT anyvod_wait('t600000-tracked')",
-	'an answer' => "SELECT anyvod_wait('delay600000-answer')",
-	'the next question' => "SELECT anyvod_wait('http429-ra600-next')",
+	'a tracked task' => "SELECT anyvod_wait('t600000-tracked', '1 h')",
+	'an answer' => "SELECT anyvod_wait('delay600000-answer', '1 h')",
+	'the next question' => "SELECT anyvod_wait('http429-ra600-next', '1 h')",
 	'all' => "CALL anyvod_wait_all('{t600000-tracked}', '1 h')");
+foreach my $what (sort keys %waits)
+{
+	my $sql = $waits{$what} =~ s/1 h/300 ms/r;
+
+	my ($ended, undef, undef, $took) = run_query($sessions[2],
+		$sql =~ s/-(answer|next)/-late-$1/r);
+	is($ended, '55000', "a wait for $what ends with its timeout");
+	cmp_ok($took, '>=', 300, 'not before');
+	cmp_ok($took, '<', 300 + $prompt, 'nor long after');
+}
+
+# and when it is cancelled or terminated.
 foreach my $what (sort keys %waits)
 {
 	foreach my $end ('cancel', 'terminate')
