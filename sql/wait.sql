@@ -129,11 +129,11 @@ SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '200 ms')$$
 RESET ROLE;
 -- a snapshot that never changes
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r')$$);
+SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '2 s')$$);
 SELECT state FROM anyvod_wait('image-w');
 ROLLBACK;
 BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r')$$);
+SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '2 s')$$);
 ROLLBACK;
 -- abandoned
 UPDATE anyvod_tasks SET state = 'abandoned', error_code = 'InternalError' WHERE task_id = 't100000-jump42-r';
