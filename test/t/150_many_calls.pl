@@ -1,8 +1,9 @@
 # A session that has asked and been cancelled many times is as large as one
 # that has not: memory, descriptors, sockets and threads.
 #
-# ANYVOD_CALLS says how many calls there are (default 4,000; a tenth as many
-# are cancelled); "make soak-calls" makes 200,000.
+# ANYVOD_CALLS says how many calls there are (default 12,000, with which 100
+# bytes a call would show; a tenth as many are cancelled); "make soak-calls"
+# makes 200,000.
 
 use strict;
 use warnings;
@@ -14,7 +15,7 @@ use Test::More;
 
 plan skip_all => 'needs /proc of Linux' if $^O ne 'linux';
 
-my $calls = $ENV{ANYVOD_CALLS} || 4000;
+my $calls = $ENV{ANYVOD_CALLS} || 12_000;
 my $simulator = start_simulator();
 my $node = anyvod_node('calls', simulator => $simulator);
 my @servers = ('anyapi');
