@@ -212,11 +212,13 @@ unlink $file;
 append_to_file($file, "sk-mended\n");
 settles_soon('image-absent', 'a file with another key', 'files');
 
-# A file that is good is not looked at.
+# A file that is good is not looked at, and nothing is due meanwhile.
+sql("ALTER SYSTEM SET anyvod.poll_floor = '30s'");
+sql('SELECT pg_reload_conf()');
 track('image-t600000-good', undef, 'files');
 ok( wait_until(
 		sub { $simulator->task_requests('image-t600000-good') > 0 }),
-	'a task is asked for, every 40 s');
+	'a task is asked for, every 30 s at most');
 $pid = worker_pid($node, 'files');
 my $begin = clock_ms();
 wait_until(sub { clock_ms() - $begin > 1000 });
