@@ -49,11 +49,13 @@
 
 /*
  * Slow changes that are kept.  After one that took some time, and failed or
- * not, none is tried for so many times as long.
+ * not, none is tried for so many times as long; but shorter pauses than this
+ * are made together.
  */
 #define WRITER_SLOW 16
 #define WRITER_SLOW_SHARE 1
 #define WRITER_FAILED_SHARE 9
+#define WRITER_SLOW_PAUSE (SECOND / 20)
 
 /*
  * A row that somebody holds, or whose update is suppressed, is asked for
@@ -63,6 +65,12 @@
 #define WRITER_SKIP_WAIT (1 * SECOND)
 #define WRITER_LONGEST_SKIP_WAIT (60 * SECOND)
 #define WRITER_SKIPS 8
+
+/*
+ * Tasks whose rows could not be written are due at multiples of this, so that
+ * many of them wake the worker up no oftener than one does.
+ */
+#define WRITER_GRAIN (SECOND / 4)
 
 /*
  * What is the system's trouble, not a row's, is written to the log so seldom,
@@ -106,13 +114,22 @@ writer_take(WriterList *list)
 	return item;
 }
 
+/* When to ask again after this time, if not a moment later. */
+static int64
+writer_due_after(int64 wait)
+{
+	int64		due = http_clock() + wait;
+
+	return due + WRITER_GRAIN - due % WRITER_GRAIN;
+}
+
 /* When to ask again for a row that could not be written so often. */
 static int64
 writer_retry(int failures)
 {
-	return http_clock() +
-		schedule_retry(SCHEDULE_ROW, failures,
-					   pg_prng_double(&pg_global_prng_state));
+	double		random = pg_prng_double(&pg_global_prng_state);
+
+	return writer_due_after(schedule_retry(SCHEDULE_ROW, failures, random));
 }
 
 void
@@ -256,7 +273,7 @@ writer_on_skipped(WriterItem *item)
 	for (int i = 1; i < skips && wait < WRITER_LONGEST_SKIP_WAIT; i++)
 		wait *= 2;
 	item->due = Max(item->due,
-					http_clock() + Min(wait, WRITER_LONGEST_SKIP_WAIT));
+					writer_due_after(Min(wait, WRITER_LONGEST_SKIP_WAIT)));
 	if (skips < WRITER_SKIPS || task->logged)
 		return;
 	task->logged = true;
@@ -448,23 +465,34 @@ writer_first_slow(void)
 	return first;
 }
 
-/* Write a slow change, if it is time for one. */
+/* Write the slow change whose turn it is; "pause" has to follow, too. */
 static TrackerOutcome
-writer_write_slow(void)
+writer_write_one_slow(int64 *pause)
 {
 	int64		begin = http_clock();
-	int64		end;
-	int64		share;
 	bool		failed = false;
 	TrackerOutcome outcome;
 
-	if (begin < writer.slow_at)
-		return TRACKER_DONE;
 	dlist_move_head(&writer.slow.items, &writer_first_slow()->node);
 	outcome = writer_write_single(&writer.slow, WRITER_LIMIT, &failed);
-	end = http_clock();
-	share = failed ? WRITER_FAILED_SHARE : WRITER_SLOW_SHARE;
-	writer.slow_at = end + share * (end - begin);
+	*pause += (http_clock() - begin) *
+		(failed ? WRITER_FAILED_SHARE : WRITER_SLOW_SHARE);
+	return outcome;
+}
+
+/* Write slow changes, if it is time for them. */
+static TrackerOutcome
+writer_write_slow(void)
+{
+	int64		pause = 0;
+	TrackerOutcome outcome = TRACKER_DONE;
+
+	if (http_clock() < writer.slow_at)
+		return TRACKER_DONE;
+	while (writer.slow.n > 0 && outcome == TRACKER_DONE &&
+		   pause < WRITER_SLOW_PAUSE)
+		outcome = writer_write_one_slow(&pause);
+	writer.slow_at = http_clock() + pause;
 	return outcome;
 }
 
