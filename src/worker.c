@@ -51,8 +51,13 @@
 
 #define SECOND INT64CONST(1000000)
 
-/* Tasks that one round takes at most. */
+/*
+ * Tasks that one round takes at most.  What falls due within this time of a
+ * round is left to the next: reading rows costs much the same for one as for
+ * some, and a process is woken no oftener than every millisecond anyway.
+ */
 #define WORKER_ROUND 1000
+#define WORKER_ROUND_PAUSE (SECOND / 250)
 
 /*
  * Settled rows that are past their time are removed in slices of so many,
@@ -123,6 +128,9 @@ static struct
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
 	int64		ask_at;			/* no round before this */
+	int64		round_at;		/* nor this, unless there is something new */
+	int			in_flight;		/* when the last round was over */
+	bool		full;			/* servers had no room for more then */
 	bool		absent;			/* the table is not there */
 } worker;
 
@@ -226,12 +234,15 @@ static void
 worker_list(void)
 {
 	TrackerOutcome outcome;
+	uint64		known = queue_size();
 	int64		wait;
 
 	if (lister_next() > http_clock())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
 	outcome = lister_list();
+	if (queue_size() > known)
+		worker.round_at = 0;
 	wait = worker_note_outcome(outcome);
 	if (outcome != TRACKER_DONE)
 		lister_hold(http_clock() + wait);
@@ -507,6 +518,18 @@ worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
 	worker_settle_round(tasks, n, outcome);
 }
 
+/*
+ * No round before this.  Where servers take no more questions at once, the
+ * next ones are due as soon as half of them are answered.
+ */
+static int64
+worker_next_round(void)
+{
+	if (worker.full && http_in_flight(worker.batch) <= worker.in_flight / 2)
+		return worker.ask_at;
+	return Max(worker.ask_at, worker.round_at);
+}
+
 /* Ask for the tasks that are due.  Returns whether there may be more. */
 static bool
 worker_ask(void)
@@ -516,7 +539,7 @@ worker_ask(void)
 	int64		now = http_clock();
 	int			n;
 
-	if (writer_backlog() >= WRITER_BACKLOG || now < worker.ask_at)
+	if (writer_backlog() >= WRITER_BACKLOG || now < worker_next_round())
 		return false;
 	n = queue_take(tasks, Min(worker.round_size, http_room(worker.batch)),
 				   now);
@@ -524,7 +547,12 @@ worker_ask(void)
 		return false;
 	memset(&account, 0, sizeof(account));
 	worker_read_rows(tasks, n, worker_on_confirmed, &account);
-	return n == WORKER_ROUND || worker.round_size < WORKER_ROUND;
+	if (n == WORKER_ROUND || worker.round_size < WORKER_ROUND)
+		return true;
+	worker.round_at = now + WORKER_ROUND_PAUSE;
+	worker.in_flight = http_in_flight(worker.batch);
+	worker.full = queue_next(now) == QUEUE_NEVER;
+	return false;
 }
 
 
@@ -1096,7 +1124,7 @@ worker_time_to_wait(void)
 		return worker_milliseconds_to(writer_next(), now);
 
 	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
-		until = Min(until, Max(queue_next(now), worker.ask_at));
+		until = Min(until, Max(queue_next(now), worker_next_round()));
 	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
 	if (anyvod_retention > 0)
 		until = Min(until, worker.expire_at);
