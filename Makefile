@@ -37,6 +37,7 @@ OBJS = \
 	src/plan.o \
 	src/poller.o \
 	src/query.o \
+	src/question.o \
 	src/queue.o \
 	src/result.o \
 	src/route.o \

@@ -42,6 +42,7 @@
 #include "launcher.h"
 #include "lister.h"
 #include "pace.h"
+#include "question.h"
 #include "queue.h"
 #include "schedule.h"
 #include "stat.h"
@@ -91,30 +92,6 @@
 #define WORKER_GIVE_UP_WAIT (10 * SECOND)
 #define WORKER_GRACE (3600 * SECOND)
 
-/* A question that is on its way: what its row said when it was asked. */
-typedef struct WorkerAsk
-{
-	MemoryContext context;		/* holds this, the row's strings, the answer */
-	QueueTask  *task;			/* not queued until the question is over */
-	HttpRequest *request;		/* NULL: it could not be asked */
-	WriterItem	item;			/* what is to be written */
-	int64		due;			/* when to ask again */
-	uint64		upstream_id;
-	Oid			serverid;
-	Oid			userid;
-	uint32		changes;		/* of servers or mappings, as of then */
-	Oid			umid;			/* the user mapping, InvalidOid: none */
-	NameData	server;
-	NameData	owner;
-	char	   *status;			/* the row's, NULL for null */
-	int			progress;
-	char	   *task_type;
-	char	   *model;
-	char	   *error_code;
-	bool		has_started_at;
-	TimestampTz started_at;
-} WorkerAsk;
-
 static struct
 {
 	MemoryContext asks;			/* questions on their way */
@@ -139,25 +116,6 @@ static struct
  * Small things
  */
 
-static double
-worker_random(void)
-{
-	return pg_prng_double(&pg_global_prng_state);
-}
-
-/* How long to wait after a failure of this kind. */
-static int64
-worker_retry(ScheduleRetry why, int failures)
-{
-	return schedule_retry(why, failures, worker_random());
-}
-
-static bool
-worker_same(const char *a, const char *b)
-{
-	return a == NULL ? b == NULL : (b != NULL && strcmp(a, b) == 0);
-}
-
 /*
  * A transaction on the table has come to this outcome: note it, and say how
  * long to wait before the next if it was not carried out.
@@ -179,49 +137,12 @@ worker_note_outcome(TrackerOutcome outcome)
 	return Min(wait, WORKER_LONGEST_WAIT);
 }
 
-/* Forget a question and its answer; its task has been seen to. */
-static void
-worker_free_ask(WorkerAsk *ask)
-{
-	if (ask->request != NULL)
-		http_release(ask->request);
-	MemoryContextDelete(ask->context);
-}
-
 /* A task is pending no more, as far as an answer (NULL: none) says why. */
 static void
 worker_forget_task(QueueTask *task, const Answer *answer)
 {
 	pace_note_over(task, answer);
 	queue_remove(task);
-}
-
-/*
- * A question is over: ask again when it is due, or at once if it met trouble
- * of a server or key that has been changed since it was asked.
- */
-static void
-worker_put_back(WorkerAsk *ask)
-{
-	QueueTask  *task = ask->task;
-
-	if (task->held && ask->changes != worker.news.changes)
-	{
-		task->held = false;
-		task->failures = 0;
-		ask->due = http_clock();
-	}
-	queue_put(task, ask->due);
-}
-
-/* A question changes nothing. */
-static void
-worker_drop_ask(WorkerAsk *ask)
-{
-	if (ask->request != NULL)
-		stat_note_unchanged();
-	worker_put_back(ask);
-	worker_free_ask(ask);
 }
 
 
@@ -311,101 +232,20 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 	CurrentResourceOwner = owner;
 }
 
-/* A change of a row, to be written with others once the caller is done. */
-static TrackerChange *
-worker_add_change(WorkerAsk *ask, const char *state)
-{
-	WriterItem *item = &ask->item;
-	TrackerChange *change = &item->change;
-
-	item->tag = ask;
-	item->task = ask->task;
-	item->row_code = ask->error_code;
-	item->answered = ask->status != NULL;
-	item->due = ask->due;
-	change->task_id = ask->task->task_id;
-	change->server = NameStr(ask->server);
-	change->owner = NameStr(ask->owner);
-	change->state = state;
-	change->polls = ask->task->polls;
-	writer_add(item);
-	return change;
-}
-
-/* Is a row so old that the upstream does not know its task any more? */
-static bool
-worker_is_old(const QueueTask *task)
-{
-	return TimestampDifferenceExceeds(task->created_at,
-									  GetCurrentTimestamp(), 0) &&
-		GetCurrentTimestamp() - task->created_at >
-		anyvod_give_up_after * SECOND;
-}
-
-/*
- * A row's own trouble: written into the row while it is new there, and the
- * reason it is abandoned for when it is too old.  Takes the question over;
- * returns the change if there is one.
- */
-static TrackerChange *
-worker_note_trouble(WorkerAsk *ask, const Answer *answer, const char *code,
-					const char *message)
-{
-	bool		old = worker_is_old(ask->task);
-	TrackerChange *change;
-
-	if (!old && worker_same(ask->error_code, code))
-	{
-		worker_drop_ask(ask);
-		return NULL;
-	}
-	change = worker_add_change(ask, old ? "abandoned" : "pending");
-	change->answer = answer;
-	change->error_code = code;
-	change->error_message = message;
-	return change;
-}
-
-/* What a row says when its question is asked. */
-static WorkerAsk *
-worker_make_ask(QueueTask *task, const TrackerRow *row)
-{
-	MemoryContext context = AllocSetContextCreate(worker.asks,
-												  "anyvod question",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	WorkerAsk  *ask = palloc0(sizeof(WorkerAsk));
-
-	ask->context = context;
-	ask->task = task;
-	ask->changes = worker.news.changes;
-	namestrcpy(&ask->server, row->server);
-	namestrcpy(&ask->owner, row->owner);
-	ask->status = row->status ? pstrdup(row->status) : NULL;
-	ask->progress = row->progress;
-	ask->task_type = row->task_type ? pstrdup(row->task_type) : NULL;
-	ask->model = row->model ? pstrdup(row->model) : NULL;
-	ask->error_code = row->error_code ? pstrdup(row->error_code) : NULL;
-	ask->has_started_at = row->has_started_at;
-	ask->started_at = row->started_at;
-	MemoryContextSwitchTo(old);
-	return ask;
-}
-
 /* The row of a task has no server or role that could ask for it. */
 static void
 worker_note_no_account(QueueTask *task, const TrackerRow *row,
 					   const WorkerAccount *account)
 {
-	WorkerAsk  *ask = worker_make_ask(task, row);
+	Question   *ask = question_make(task, row);
 	MemoryContext context = ask->context;
 	TrackerChange *change;
 
 	stat_note_error(account->error_code);
 	task->held = task->barred = true;
 	ask->due = http_clock() + WORKER_ACCOUNT_WAIT;
-	change = worker_note_trouble(ask, NULL, account->error_code,
-								 account->error_message);
+	change = question_note_trouble(ask, NULL, account->error_code,
+								   account->error_message);
 	if (change == NULL)
 		return;
 	change->error_code = MemoryContextStrdup(context, account->error_code);
@@ -419,7 +259,7 @@ static void
 worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 {
 	int64		now = http_clock();
-	WorkerAsk  *ask;
+	Question   *ask;
 
 	task->created_at = row->created_at;
 	if (!queue_is_of(task, row->server, row->owner))
@@ -441,7 +281,7 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	}
 	task->barred = false;
 
-	ask = worker_make_ask(task, row);
+	ask = question_make(task, row);
 	ask->upstream_id = account->upstream->id;
 	ask->serverid = account->upstream->serverid;
 	ask->userid = account->upstream->userid;
@@ -486,7 +326,8 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 			int64		retry;
 
 			(void) queue_count(&task->row_failures);
-			retry = worker_retry(SCHEDULE_ROW, task->row_failures);
+			retry = schedule_retry(SCHEDULE_ROW, task->row_failures,
+								   pg_prng_double(&pg_global_prng_state));
 			queue_put(task, now + retry);
 		}
 		else
@@ -568,7 +409,7 @@ worker_on_stuck(const TrackerRow *row, void *arg)
 	int64		now = http_clock();
 	const QueueTrouble *trouble;
 	TrackerChange *change;
-	WorkerAsk  *ask;
+	Question   *ask;
 
 	if (task == NULL || task->confirmed)
 		return;
@@ -576,13 +417,13 @@ worker_on_stuck(const TrackerRow *row, void *arg)
 	trouble = queue_trouble(task, now);
 	if (!queue_is_of(task, row->server, row->owner))
 		queue_move(task, row->server, row->owner, now);
-	else if (trouble == NULL || !worker_is_old(task))
+	else if (trouble == NULL || !question_is_too_old(task))
 		queue_put(task, task->due);
 	else
 	{
-		ask = worker_make_ask(task, row);
+		ask = question_make(task, row);
 		ask->due = Max(task->due, now);
-		change = worker_add_change(ask, "abandoned");
+		change = question_add_change(ask, "abandoned");
 		change->error_code = MemoryContextStrdup(ask->context, trouble->code);
 		change->error_message = MemoryContextStrdup(ask->context,
 													trouble->message);
@@ -615,309 +456,7 @@ worker_give_up(void)
 }
 
 
-/*
- * Answers
- */
-
-/* The code of what an answer complains of, or of what it amounts to. */
-static const char *
-worker_code(const Answer *answer)
-{
-	return answer->error_code ?
-		answer->error_code :
-		answer_verdict_name(answer->verdict);
-}
-
-/* Does a running task's answer say anything that its row does not? */
-static bool
-worker_is_news(const WorkerAsk *ask, const Answer *answer)
-{
-	if (ask->error_code != NULL)
-		return true;
-	if (answer->status && !worker_same(answer->status, ask->status))
-		return true;
-	if (answer->progress >= 0 && answer->progress != ask->progress)
-		return true;
-	if (answer->task_type && !worker_same(answer->task_type, ask->task_type))
-		return true;
-	if (answer->model && !worker_same(answer->model, ask->model))
-		return true;
-	return answer->has_started_at &&
-		!(ask->has_started_at && ask->started_at == answer->started_at);
-}
-
-/* The task runs on. */
-static void
-worker_on_running(WorkerAsk *ask, const Answer *answer, int64 now)
-{
-	QueueTask  *task = ask->task;
-
-	task->troubles = 0;
-	task->held = false;
-	queue_note_answer(task, ask->request->started);
-	ask->due = pace_note_running(task, answer, ask->request->started, now);
-	if (worker_is_old(task))
-		worker_add_change(ask, "abandoned")->answer = answer;
-	else if (worker_is_news(ask, answer))
-		worker_add_change(ask, "pending")->answer = answer;
-	else
-		worker_drop_ask(ask);
-}
-
-/* The task has ended. */
-static void
-worker_on_ended(WorkerAsk *ask, const Answer *answer, const char *state,
-				int64 now)
-{
-	queue_note_answer(ask->task, ask->request->started);
-	pace_note_ended(ask->task, answer, now);
-	ask->due = now;				/* if it cannot be written now */
-	worker_add_change(ask, state)->answer = answer;
-}
-
-/* A trouble of the task itself that is borne for a while. */
-static void
-worker_on_trouble(WorkerAsk *ask, const Answer *answer, ScheduleRetry why,
-				  int64 now)
-{
-	QueueTask  *task = ask->task;
-	const char *code = worker_code(answer);
-	uint32		now_ms = (uint32) (now / 1000);
-	int64		since;
-
-	queue_note_answer(task, ask->request->started);
-	if (task->troubles == 0 || task->trouble != why)
-	{
-		task->trouble = why;
-		task->troubles = 0;
-		task->trouble_since = now_ms;
-	}
-	(void) queue_count(&task->troubles);
-	since = (now_ms - task->trouble_since) * INT64CONST(1000);
-	if (schedule_is_final(why, task->troubles, since))
-	{
-		TrackerChange *change;
-
-		ask->due = now;			/* if it cannot be written now */
-		change = worker_add_change(ask, "failed");
-		change->answer = answer;
-		change->error_code = code;
-		change->error_message = answer->error_message;
-		return;
-	}
-	ask->due = now + worker_retry(why, task->troubles);
-	worker_note_trouble(ask, answer, code, answer->error_message);
-}
-
-/*
- * The server is in trouble.  That is not written into the row, unless it is
- * to be abandoned.  One that wants fewer questions is asked again as soon as
- * its pause is over; but a task that alone meets that has a clock of its own.
- */
-static void
-worker_on_server_trouble(WorkerAsk *ask, ScheduleRetry why, const char *code,
-						 const char *message, int64 now)
-{
-	QueueTask  *task = ask->task;
-	QueueServer *server = task->account->server;
-
-	/* It would have refused the key, if that were no good. */
-	if (ask->request->outcome == HTTP_ANSWERED &&
-		ask->request->status < 500 && why != SCHEDULE_RATE_LIMITED)
-		queue_note_accepted(task->account, ask->request->started);
-
-	/* What is said under 200 is about the task; the server does answer. */
-	if (why == SCHEDULE_TRANSIENT && ask->request->status == 200)
-		queue_note_success(server, ask->request->started);
-	else
-	{
-		queue_note_failure(task, why, ask->request->retry_after,
-						   ask->request->started, now, worker_random());
-		queue_note_trouble(&server->trouble, code, message, now);
-	}
-	if (why == SCHEDULE_RATE_LIMITED)
-		pace_push_back(task, now);
-	task->held = true;
-	(void) queue_count(&task->failures);
-	ask->due = now;
-	if (now >= server->health.paused_until)
-		ask->due += Max(worker_retry(why, task->failures),
-						ask->request->retry_after * SECOND);
-	else if (why != SCHEDULE_RATE_LIMITED)
-		ask->due += worker_retry(why, task->failures);
-	if (worker_is_old(task))
-	{
-		TrackerChange *change = worker_add_change(ask, "abandoned");
-
-		change->error_code = code;
-		change->error_message = message;
-	}
-	else
-		worker_drop_ask(ask);
-}
-
-/*
- * The server refuses the key: this role asks it nothing for a while, unless
- * the key is accepted for its other tasks.
- */
-static void
-worker_on_auth(WorkerAsk *ask, const Answer *answer, int64 now)
-{
-	QueueTask  *task = ask->task;
-	QueueAccount *account = task->account;
-	int64		until = now + worker_retry(SCHEDULE_AUTH, 1);
-	bool		again = upstream_forget(ask->serverid, ask->userid) &&
-		!account->refused;
-
-	queue_note_success(account->server, ask->request->started);
-	task->held = task->barred = true;
-	ask->due = until;
-	if (queue_note_refusal(task, ask->request->started))
-	{
-		queue_note_trouble(&account->trouble, worker_code(answer),
-						   answer->error_message, now);
-		if (again)
-			ask->due = now;		/* the key's file may hold another by now */
-		else
-		{
-			queue_pause_account(account, ask->upstream_id, until);
-			stat_note_refused_key(ask->serverid, ask->umid, until);
-		}
-	}
-	(void) queue_count(&task->failures);
-	if (worker_is_old(task))
-	{
-		TrackerChange *change = worker_add_change(ask, "abandoned");
-
-		change->error_code = answer->error_code;
-		change->error_message = answer->error_message;
-	}
-	else
-		worker_drop_ask(ask);
-}
-
-/* An answer has come and has been read. */
-static void
-worker_on_answer(WorkerAsk *ask, const Answer *answer, int64 now)
-{
-	const char *code = worker_code(answer);
-	const char *message = answer->error_message ?
-		answer->error_message :
-		answer->flaw_detail;
-
-	stat_note_answer(ask->serverid, ask->umid, answer->verdict, ask->request);
-	switch (answer->verdict)
-	{
-		case ANSWER_RUNNING:
-			worker_on_running(ask, answer, now);
-			break;
-		case ANSWER_SUCCEEDED:
-			worker_on_ended(ask, answer, "succeeded", now);
-			break;
-		case ANSWER_FAILED:
-			worker_on_ended(ask, answer, "failed", now);
-			break;
-		case ANSWER_NO_OUTPUT:
-			worker_on_trouble(ask, answer, SCHEDULE_NO_OUTPUT, now);
-			break;
-		case ANSWER_UNKNOWN_TASK:
-			worker_on_trouble(ask, answer, SCHEDULE_UNKNOWN_TASK, now);
-			break;
-		case ANSWER_AUTH:
-			worker_on_auth(ask, answer, now);
-			break;
-		case ANSWER_RATE_LIMITED:
-			worker_on_server_trouble(ask, SCHEDULE_RATE_LIMITED, code,
-									 message, now);
-			break;
-		case ANSWER_TRANSIENT:
-			worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, message,
-									 now);
-			break;
-		case ANSWER_REJECTED:
-			worker_on_server_trouble(ask, SCHEDULE_REJECTED, code, message,
-									 now);
-			break;
-		case ANSWER_UNREADABLE:
-			worker_on_server_trouble(ask, SCHEDULE_UNREADABLE, code, message,
-									 now);
-			break;
-	}
-}
-
-/*
- * Our own trouble says nothing of the server or the task, but one whose answer
- * there is no room for is asked for again ever more seldom.
- */
-static void
-worker_on_own_trouble(WorkerAsk *ask, int64 now)
-{
-	(void) queue_count(&ask->task->failures);
-	ask->due = now + worker_retry(SCHEDULE_TRANSIENT, ask->task->failures);
-	worker_drop_ask(ask);
-}
-
-/* No answer has come. */
-static void
-worker_on_no_answer(WorkerAsk *ask, int64 now)
-{
-	HttpRequest *request = ask->request;
-	const char *code = "broken_off";
-
-	stat_note_no_answer(ask->serverid, ask->umid, request);
-	switch (request->outcome)
-	{
-		case HTTP_NO_DESCRIPTOR:
-		case HTTP_NO_MEMORY:
-			worker_on_own_trouble(ask, now);
-			return;
-		case HTTP_TOO_LARGE:
-			worker_on_server_trouble(ask, SCHEDULE_UNREADABLE, "too_large",
-									 "the answer is too large", now);
-			return;
-		case HTTP_TIMED_OUT:
-			code = "timed_out";
-			break;
-		case HTTP_UNREACHABLE:
-			code = "unreachable";
-			break;
-		default:
-			break;
-	}
-	worker_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, request->trouble,
-							 now);
-}
-
-/*
- * Read an answer into its question's context; false if there is no memory for
- * that, which must not stop the others.
- */
-static bool
-worker_read_answer(WorkerAsk *ask, Answer *answer)
-{
-	MemoryContext old = MemoryContextSwitchTo(ask->context);
-	HttpRequest *request = ask->request;
-	volatile bool done = false;
-
-	PG_TRY();
-	{
-		answer_read(answer, request->status, request->content_type,
-					request->body, request->body_len);
-		done = true;
-	}
-	PG_CATCH();
-	{
-		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
-			PG_RE_THROW();
-		FlushErrorState();
-		stat_note_error(unpack_sql_state(ERRCODE_OUT_OF_MEMORY));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	return done;
-}
-
-/* Read the answers that have come, and decide what follows from each. */
+/* Read the answers that have come, and see to what follows from each. */
 static void
 worker_read(void)
 {
@@ -925,24 +464,7 @@ worker_read(void)
 
 	while (writer_backlog() < WRITER_BACKLOG &&
 		   (request = http_finished(worker.batch)) != NULL)
-	{
-		WorkerAsk  *ask = request->tag;
-		QueueServer *server = ask->task->account->server;
-		Oid			serverid = ask->serverid;
-		Answer	   *answer = MemoryContextAlloc(ask->context, sizeof(Answer));
-		int64		now = http_clock();
-
-		http_keep(request);
-		queue_note_end(ask->task);
-		if (request->outcome != HTTP_ANSWERED)
-			worker_on_no_answer(ask, now);
-		else if (worker_read_answer(ask, answer))
-			worker_on_answer(ask, answer, now);
-		else
-			worker_on_own_trouble(ask, now);
-		stat_note_pause(serverid, server->health.paused_until,
-						server->health.paused_why);
-	}
+		question_end(request->tag);
 }
 
 
@@ -954,16 +476,16 @@ worker_read(void)
 static void
 worker_on_written(WriterItem *item, bool over)
 {
-	WorkerAsk  *ask = item->tag;
+	Question   *ask = item->tag;
 
 	if (over)
 		worker_forget_task(ask->task, item->change.answer);
 	else
 	{
 		ask->due = item->due;
-		worker_put_back(ask);
+		question_put_back(ask);
 	}
-	worker_free_ask(ask);
+	question_free(ask);
 }
 
 /* Write what has been learned. */
@@ -1047,6 +569,7 @@ worker_note_news(void)
 		news.mends != worker.news.mends)
 		worker_retry_tasks();
 	worker.news = news;
+	question_note_changes(news.changes);
 }
 
 /* Look at files whose trouble keeps tasks from being asked for. */
@@ -1179,6 +702,7 @@ worker_init(void)
 										ALLOCSET_DEFAULT_SIZES);
 	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
 										 ALLOCSET_DEFAULT_SIZES);
+	question_init(worker.asks);
 	queue_init();
 	pace_init();
 	writer_init(worker_on_written);
@@ -1192,6 +716,7 @@ worker_first_look(void)
 	for (;;)
 	{
 		worker.news = launcher_news();
+		question_note_changes(worker.news.changes);
 		lister_restart();
 		do
 			worker_list();
