@@ -5,6 +5,7 @@
 #   make test                every test, in a throwaway cluster
 #   make bench-schedule      what the learned schedule costs, beside others
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
+#   make soak                half an hour at 2,000 questions a second, with faults
 #   make faults              faults of network, system and database, as a table
 #   make gallery-test        the gallery in a real browser
 #   make monitor-test        the figures for Prometheus, with its own programs
@@ -86,8 +87,8 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test faults soak-calls bench-schedule demo matrix fuzz \
-	coverage format format-check gallery-test matrix-build deb deb-check \
+.PHONY: setup test faults soak soak-calls bench-schedule demo matrix \
+	fuzz coverage format format-check gallery-test matrix-build deb deb-check \
 	dist meta meta-check pg-upgrade monitor-test
 
 setup:
@@ -100,6 +101,10 @@ test:
 
 soak-calls:
 	@PG_CONFIG='$(PG_CONFIG)' TESTS=tap TAP=150 ANYVOD_CALLS=200000 test/run
+
+soak:
+	@PG_CONFIG='$(PG_CONFIG)' KEEP='$(KEEP)' STAGE_LIMIT=3600 TESTS=tap \
+		TAP=231 ANYVOD_SOAK=1800 test/run
 
 faults:
 	@PG_CONFIG='$(PG_CONFIG)' TESTS=faults FAULTS='$(FAULTS)' KEEP='$(KEEP)' \
