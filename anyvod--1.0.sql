@@ -454,6 +454,14 @@ CREATE VIEW @extschema@.anyvod_dashboard WITH (security_invoker = true) AS
            pg_catalog.date_trunc('second', GREATEST('0',
                COALESCE(t.ended_at, t.settled_at, pg_catalog.now())
                - COALESCE(t.started_at, t.created_at))) AS elapsed,
+           -- of fewer tasks than that, what is assumed counts for too much
+           CASE WHEN t.state = 'pending' AND t.started_at IS NOT NULL
+                THEN (SELECT pg_catalog.date_trunc('second', f.remaining)
+                      FROM @extschema@.anyvod_forecast_of(
+                               t.server, COALESCE(t.task_type, ''),
+                               COALESCE(t.model, ''), t.started_at) AS f
+                      WHERE f.learned_from >= 8)
+           END AS time_left,
            pg_catalog.regexp_replace(
                pg_catalog.regexp_replace(t.file_url, '[?#].*', ''),
                '^.*/', '') AS file,

@@ -95,7 +95,7 @@ li > div { padding: .7rem .9rem; }
 .id { font: .75rem ui-monospace, monospace; color: var(--soft); }
 a { color: var(--busy); }
 .pending li > div {
-	display: grid; gap: .1rem .8rem; align-items: center; grid-template-columns: 1fr 3.2rem 5.5rem;
+	display: grid; gap: .1rem .8rem; align-items: center; grid-template-columns: 1fr 3.2rem minmax(5.5rem, max-content);
 }
 .pending .why, .pending .id { grid-column: 1 / -1; }
 progress {
@@ -124,6 +124,8 @@ const clock = s => {
 	const rest = pad(Math.floor(s / 60) % 60) + ":" + pad(s % 60);
 	return (d ? d + " d " : "") + (d || h ? pad(h) + ":" : "") + rest;
 };
+const about = s => "about " + (s < 90 ? Math.ceil(s / 5) * 5 + " s" :
+	s < 5400 ? Math.round(s / 60) + " min" : Math.round(s / 3600) + " h") + " left";
 const lost = (media, why) => {
 	const p = document.createElement("p");
 	p.textContent = why;
@@ -133,6 +135,10 @@ const tick = () => {
 	const now = Math.floor(Date.now() / 1000);
 	for (const e of document.querySelectorAll("[data-since]"))
 		e.textContent = clock(Math.max(0, now - e.dataset.since));
+	for (const e of document.querySelectorAll("[data-about]")) {
+		const left = e.dataset.about - now;
+		e.textContent = left > 0 ? about(left) : "any moment now";
+	}
 	for (const e of document.querySelectorAll("[data-until]")) {
 		const left = e.dataset.until - now;
 		e.textContent = left > 0 ? "expires in " + clock(left) : "expired";
@@ -203,8 +209,12 @@ WITH raw AS (
 		d.task_id, coalesce(d.model, 'model not known yet') AS model,
 		CASE WHEN t.progress BETWEEN 0 AND 100 THEN t.progress ELSE 0 END AS progress,
 		extract(epoch FROM coalesce(t.started_at, t.created_at))::bigint AS since,
-		regexp_replace(d.elapsed::text, '^00:', '') AS elapsed, d.why
-	FROM anyvod_dashboard d JOIN anyvod_tasks t USING (task_id)
+		regexp_replace(d.elapsed::text, '^00:', '') AS elapsed, d.why,
+		extract(epoch FROM now())::bigint + s AS about,
+		CASE WHEN s < 90 THEN greatest(5, ceil(s / 5.0) * 5) || ' s' WHEN s < 5400 THEN round(s / 60.0) || ' min'
+			ELSE round(s / 3600.0) || ' h' END AS words
+	FROM anyvod_dashboard d JOIN anyvod_tasks t USING (task_id),
+		LATERAL (SELECT extract(epoch FROM d.time_left)::bigint AS s) AS l
 	WHERE t.state = 'pending' AND d.state = 'pending'
 	ORDER BY n LIMIT :results
 ), escaped AS (
@@ -214,7 +224,9 @@ SELECT concat('<section class="pending">
 <h2>Running</h2>
 <ul>
 ', string_agg(concat('<li><div><b>', h ->> 'model', '</b><span class="number">', h ->> 'progress',
-	' %</span><span class="number" data-since="', h ->> 'since', '">', h ->> 'elapsed', '</span>',
+	' %</span><span class="number" ', CASE WHEN h ->> 'about' IS NOT NULL
+		THEN concat('data-about="', h ->> 'about', '">about ', h ->> 'words', ' left')
+		ELSE concat('data-since="', h ->> 'since', '">', h ->> 'elapsed') END, '</span>',
 	'<progress max="100" value="', h ->> 'progress', '"></progress>',
 	'<span class="why">' || (h ->> 'why') || '</span>',
 	'<span class="id">', h ->> 'task_id', '</span></div></li>'), E'\n' ORDER BY n), '

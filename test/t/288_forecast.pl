@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use AnyvodTest;
+use FindBin;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes ();
@@ -65,6 +66,21 @@ my $forecast =
 is(sql($forecast), 't|t|t|t', 'a running task will end 100 s after its start');
 is(sql($forecast, 'alice'), 't|t|t|t', 'its owner is told');
 is(sql($forecast, 'bob'), '|||', 'another role is not');
+my $dashboard =
+  "SELECT abs(extract(epoch FROM elapsed + time_left) - 100) < 9"
+  . " FROM anyvod_dashboard WHERE task_id = '$task'";
+
+is(sql($dashboard), 't', 'the dashboard says how much time is left');
+is(sql($dashboard, 'alice'), 't', 'to its owner, too');
+is(sql("SELECT count(*) FROM anyvod_dashboard WHERE task_id LIKE 'came-%' AND time_left IS NOT NULL"),
+	0, 'of settled tasks it does not');
+{
+	my ($page) = run_command([ 'psql', '-XAt', '-d', $node->connstr('postgres'),
+			'-f', "$FindBin::RealBin/../../extras/gallery.sql" ]);
+
+	like($page, qr{<span class="number" data-about="\d{10}">about (?:[3-6][05]) s left</span>},
+		'the gallery says so, too');
+}
 is(sql("SELECT * FROM anyvod_forecast('came-1')"), '|||',
 	'nothing is said of a settled task');
 is(sql("SELECT * FROM anyvod_forecast('nowhere')"), '|||',

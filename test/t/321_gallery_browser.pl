@@ -88,12 +88,17 @@ my @ids = map {
 		$_ == 52 ? 4000 : 300 + ($_ * 7919) % 2900, $_)
 } 1 .. 60;
 
-sql('INSERT INTO anyvod_tasks (task_id) VALUES '
-	  . join(', ', map { "('$_')" } @ids,
+# most videos first, so that the latest are of all kinds
+foreach my $some ([ grep { /^video/ && !/-52$/ } @ids ],
+	[ (grep { /^image|-52$/ } @ids),
 		'image-mGEM-v2.5-fail40000-extContentModerationFailed-full-a',
-		'video-mKling-v2.1-fail70000-extModelGenerateFailed-full-b'));
-poll_until($node, "SELECT count(*) FROM anyvod_tasks WHERE state = 'pending'", '0')
-  or BAIL_OUT('tasks were not filled in');
+		'video-mKling-v2.1-fail70000-extModelGenerateFailed-full-b' ])
+{
+	sql('INSERT INTO anyvod_tasks (task_id) VALUES '
+		  . join(', ', map { "('$_')" } @$some));
+	poll_until($node, "SELECT count(*) FROM anyvod_tasks WHERE state = 'pending'", '0')
+	  or BAIL_OUT('tasks were not filled in');
+}
 sql('INSERT INTO anyvod_tasks (task_id) VALUES '
 	  . join(', ', map { "('$_')" } 't3600000-jump47-video-mKling-v3.0-1',
 		't3600000-jump82-image-mGEM-v2.5-2', 't3600000-wait3600000-video-3',
@@ -151,6 +156,18 @@ like($before, qr/\A(?:expires in (?:6 d 2\d:\d\d:\d\d|7 d 00:00:\d\d|0\d:\d\d:\d
 is(count('.soon'), 1, 'and which soon');
 ok($browser->wait_for("$shown !== '$before'" =~ s/^return (.*) !== /return $1 !== /r),
 	'that counts down');
+
+# and so does the time that is left, where it is known
+$shown = 'return [...document.querySelectorAll(".pending [data-about]")].map(e => e.textContent).join()';
+like($browser->run($shown), qr/\A(?:about \d+ (?:s|min|h) left|any moment now)\z/,
+	'a task of a kind that is known says how much time is left');
+is(count('.pending [data-since]'), 3, 'others say how long they have been running');
+$browser->run('document.querySelector("[data-about]").dataset.about = Math.floor(Date.now() / 1000) + 125');
+ok($browser->wait_for("$shown === 'about 2 min left'" =~ s/^return (.*) === /return $1 === /r),
+	'that counts down');
+$browser->run('document.querySelector("[data-about]").dataset.about = 1');
+ok($browser->wait_for("$shown === 'any moment now'" =~ s/^return (.*) === /return $1 === /r),
+	'to its end');
 
 # the filter
 foreach my $case ([ pending => 4, 0, 0 ], [ succeeded => 0, 60, 0 ],
