@@ -3,6 +3,8 @@
 #   make, make install       build and install (PG_CONFIG=... picks a server)
 #   make demo                the main job before your eyes, nothing installed
 #   make test                every test, in a throwaway cluster
+#   make bench               how fast, beside the limits of the machine
+#   make bench-quick         the same in less than two minutes
 #   make bench-schedule      what the learned schedule costs, beside others
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make soak                half an hour at 2,000 questions a second, with faults
@@ -112,6 +114,11 @@ faults:
 
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' test/demo
+
+.PHONY: bench bench-quick
+bench bench-quick:
+	@PG_CONFIG='$(PG_CONFIG)' ROWS='$(ROWS)' RUNS='$(RUNS)' \
+		QUICK='$(if $(filter bench-quick,$@),yes)' bench/run
 
 bench-schedule: setup
 	@$(MAKE) -s -C bench PG_CONFIG='$(PG_CONFIG)' schedule
