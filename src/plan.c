@@ -59,6 +59,9 @@
 #define PLAN_PRIOR_ENDED 1.0
 #define PLAN_AROUND_FADE 10.0
 
+/* A delay's bounds are the longest gap apart, halved so many times. */
+#define PLAN_HALVINGS 10
+
 /* Bounds of the prior's hazard in a bucket. */
 #define PLAN_LEAST_HAZARD 1e-7
 #define PLAN_MOST_HAZARD 0.5
@@ -543,14 +546,16 @@ plan_later_than(const PlanWork *work, const uint16 *next, double delay)
 	return share;
 }
 
-/* The delay that a share of the tasks does not exceed. */
+/* The delay that a share of the tasks does not exceed, for people to read. */
 double
 plan_delay_quantile(const PlanWork *work, const uint16 *next, double share)
 {
 	double		low = 0;
-	double		high = work->at[work->last];
+	double		high = 0;
 
-	for (int i = 0; i < 40; i++)
+	for (int i = 0; i < work->last; i = next[i])
+		high = Max(high, work->at[next[i]] - work->at[i]);
+	for (int i = 0; i < PLAN_HALVINGS; i++)
 	{
 		double		middle = (low + high) / 2;
 

@@ -186,6 +186,7 @@ typedef struct ScheduleEntry
 	double		gap_cap;		/* seconds */
 	int			last;			/* see PlanWork */
 	PlanFigures figures;
+	double		p95_delay;		/* negative: not worked out yet */
 	float		survival[PLAN_BUCKETS + 1]; /* that it was made for */
 	uint16		next[PLAN_POINTS];
 
@@ -799,6 +800,7 @@ schedule_build(Schedule *schedule, ScheduleEntry *entry,
 	entry->settings = *settings;
 	entry->built_at = now;
 	entry->built = true;
+	entry->p95_delay = -1;
 	entry->news = 0;
 }
 
@@ -965,6 +967,19 @@ schedule_forecast_from(const ScheduleSummary *summary, int64 elapsed,
 	schedule_look_ahead(summary->shares, summary->learned, elapsed, forecast);
 }
 
+/* The delay that few questions of a plan exceed; worked out once. */
+static double
+schedule_p95_delay(Schedule *schedule, ScheduleEntry *entry)
+{
+	if (entry->p95_delay < 0)
+	{
+		plan_spread(&schedule->work, entry->survival);
+		entry->p95_delay = plan_delay_quantile(&schedule->work, entry->next,
+											   0.95);
+	}
+	return entry->p95_delay;
+}
+
 /* Sum up the n-th key, from 0.  False if there is no such key. */
 bool
 schedule_summarize(Schedule *schedule, int n, ScheduleSummary *summary)
@@ -991,13 +1006,11 @@ schedule_summarize(Schedule *schedule, int n, ScheduleSummary *summary)
 		schedule_microseconds(plan_quantile(entry->survival, 0.05));
 	if (entry->built)
 	{
-		plan_spread(&schedule->work, entry->survival);
 		summary->requests = entry->figures.requests;
 		summary->mean_delay =
 			schedule_microseconds(entry->figures.mean_delay);
 		summary->p95_delay =
-			schedule_microseconds(plan_delay_quantile(&schedule->work,
-													  entry->next, 0.95));
+			schedule_microseconds(schedule_p95_delay(schedule, entry));
 	}
 	summary->built = entry->built;
 	summary->built_at = entry->built_at;
