@@ -168,10 +168,7 @@ tracker_pin_settings(void)
 		{"idle_in_transaction_session_timeout", "0"},
 		{"session_replication_role", "origin"},
 		{"exit_on_error", "off"},
-		/*
-		 * Always through the keys, and planned for the table as it is: a
-		 * plan kept from when it was small would be kept for too long.
-		 */
+		/* Always through the keys. */
 		{"enable_seqscan", "off"},
 		{"enable_sort", "off"},
 		{"enable_incremental_sort", "off"},
@@ -180,7 +177,7 @@ tracker_pin_settings(void)
 		{"enable_nestloop", "on"},
 		{"enable_indexscan", "on"},
 		{"enable_bitmapscan", "on"},
-		{"plan_cache_mode", "force_custom_plan"},
+		{"plan_cache_mode", "auto"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"jit", "off"},
 	};
@@ -383,7 +380,10 @@ tracker_plan(TrackerPlan which, const char *sql, int nargs, Oid *types)
 {
 	if (tracker_plans[which] == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+		int			options = which == PLAN_CONFIRM ?
+			CURSOR_OPT_GENERIC_PLAN :
+			CURSOR_OPT_CUSTOM_PLAN;
+		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types, options);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			ereport(ERROR,
@@ -584,13 +584,16 @@ tracker_confirm_body(void *arg)
 	uint64		nrows;
 
 	/*
-	 * Rows of one server and owner come together.  The table's owner can have
-	 * altered it, so nothing is taken for granted: types are made ours, nulls
-	 * left out, and long texts cut, which no answer has.  The state is
-	 * compared as text for the reason that tracker_write_sql() gives.
+	 * The table's owner can have altered it, so nothing is taken for granted:
+	 * types are made ours, nulls left out, and long texts cut, which no answer
+	 * has.  The state is compared as text for the reason that
+	 * tracker_write_sql() gives.  Each row is looked up by its key, since
+	 * nothing can be moved across OFFSET: so the plan suits every table.
 	 */
 	plan = tracker_plan(PLAN_CONFIRM,
-						psprintf("SELECT t.task_id::pg_catalog.text,"
+						psprintf("SELECT t.* FROM pg_catalog.unnest($1)"
+								 " AS d (task_id), LATERAL"
+								 " (SELECT t.task_id::pg_catalog.text,"
 								 " t.server::pg_catalog.name,"
 								 " t.owner::pg_catalog.name,"
 								 " pg_catalog.left(t.status, 1000),"
@@ -600,13 +603,11 @@ tracker_confirm_body(void *arg)
 								 " pg_catalog.left(t.error_code, 1000),"
 								 " t.started_at::pg_catalog.timestamptz,"
 								 " t.created_at::pg_catalog.timestamptz"
-								 " FROM pg_catalog.unnest($1) AS d (task_id)"
-								 " JOIN %s.anyvod_tasks AS t"
-								 " ON t.task_id = d.task_id"
-								 " WHERE t.state::pg_catalog.text = 'pending'"
+								 " FROM %s.anyvod_tasks AS t"
+								 " WHERE t.task_id = d.task_id"
+								 " AND t.state::pg_catalog.text = 'pending'"
 								 " AND t.server IS NOT NULL"
-								 " AND t.owner IS NOT NULL"
-								 " ORDER BY 2, 3",
+								 " AND t.owner IS NOT NULL OFFSET 0) AS t",
 								 tracker_schema),
 						1, types);
 	values[0] = tracker_id_array(confirming->task_ids, confirming->n);

@@ -344,6 +344,16 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 		worker.ask_at = now + wait;
 }
 
+/* Tasks of one account come together, so that it is looked up once. */
+static int
+worker_by_account(const void *a, const void *b)
+{
+	const QueueAccount *account_a = (*(QueueTask *const *) a)->account;
+	const QueueAccount *account_b = (*(QueueTask *const *) b)->account;
+
+	return (account_a > account_b) - (account_a < account_b);
+}
+
 /* Read the rows of the tasks that were taken, and see to them. */
 static void
 worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
@@ -351,6 +361,7 @@ worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
 	const char *task_ids[WORKER_ROUND];
 	TrackerOutcome outcome;
 
+	qsort(tasks, n, sizeof(QueueTask *), worker_by_account);
 	for (int i = 0; i < n; i++)
 		task_ids[i] = tasks[i]->task_id;
 	pgstat_report_activity(STATE_RUNNING, "reading tasks that are due");
