@@ -911,6 +911,7 @@ launcher_visit(void)
 			LWLockAcquire(shared_lock, LW_SHARED);
 			place = launcher_find(visited);
 			busy = place != NULL && !place->serving && !place->slotless &&
+				place->banned_by == 0 &&
 				starts[place - shared->places].backoff == 0;
 			LWLockRelease(shared_lock);
 			if (busy)

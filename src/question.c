@@ -160,10 +160,8 @@ question_add_change(Question *ask, const char *state)
 bool
 question_is_too_old(const QueueTask *task)
 {
-	return TimestampDifferenceExceeds(task->created_at,
-									  GetCurrentTimestamp(), 0) &&
-		GetCurrentTimestamp() - task->created_at >
-		anyvod_give_up_after * SECOND;
+	return task->created_at <
+		GetCurrentTimestamp() - anyvod_give_up_after * SECOND;
 }
 
 /*

@@ -79,6 +79,16 @@
  */
 #define QUEUE_LOOKAHEAD (SECOND / 50)
 
+/*
+ * Where several roles have tasks, one may have so many times as many requests
+ * in flight as others could still begin: three quarters at most.  Answers that
+ * are slow to come so leave room for those of others.
+ */
+#define QUEUE_FREE_TIMES 3
+
+/* Roles that may be remembered in vain. */
+#define QUEUE_IDLE_ACCOUNTS 1000
+
 /* Requests are paced at this share of the limit, to stay below it. */
 #define QUEUE_SHARE 0.97
 
@@ -112,6 +122,7 @@ static struct
 	queuetable_hash *tasks;
 	HTAB	   *servers;
 	HTAB	   *accounts;
+	uint32		round;			/* number of this queue_take() */
 	bool		sweeping;		/* a look for stuck tasks is under way */
 	queuetable_iterator sweep;	/* then this far */
 } queue;
@@ -203,6 +214,28 @@ queue_server(const char *name)
 	return server;
 }
 
+/* Forget roles that have no tasks any more, once there are many roles. */
+static void
+queue_trim_accounts(void)
+{
+	static long next_trim = QUEUE_IDLE_ACCOUNTS;
+	HASH_SEQ_STATUS scan;
+	QueueAccount *account;
+
+	if (hash_get_num_entries(queue.accounts) < next_trim)
+		return;
+	hash_seq_init(&scan, queue.accounts);
+	while ((account = hash_seq_search(&scan)) != NULL)
+	{
+		if (account->tasks > 0)
+			continue;
+		pairingheap_free(account->fresh);
+		pairingheap_free(account->suspects);
+		(void) hash_search(queue.accounts, account, HASH_REMOVE, NULL);
+	}
+	next_trim = hash_get_num_entries(queue.accounts) + QUEUE_IDLE_ACCOUNTS;
+}
+
 /* A role on a server. */
 static QueueAccount *
 queue_account(const char *server, const char *owner)
@@ -214,6 +247,7 @@ queue_account(const char *server, const char *owner)
 	memset(&key, 0, sizeof(key));
 	strlcpy(NameStr(key.server_name), server, NAMEDATALEN);
 	strlcpy(NameStr(key.owner), owner, NAMEDATALEN);
+	queue_trim_accounts();
 	account = hash_search(queue.accounts, &key, HASH_ENTER, &found);
 	if (!found)
 	{
@@ -226,6 +260,25 @@ queue_account(const char *server, const char *owner)
 		MemoryContextSwitchTo(old);
 	}
 	return account;
+}
+
+/* A task belongs to an account from now on. */
+static void
+queue_join(QueueTask *task, QueueAccount *account)
+{
+	task->account = account;
+	if (account->tasks++ == 0)
+		account->server->peers++;
+}
+
+/* It does no longer. */
+static void
+queue_part(QueueTask *task)
+{
+	QueueAccount *account = task->account;
+
+	if (--account->tasks == 0)
+		account->server->peers--;
 }
 
 /* Does any task of an account wait? */
@@ -283,7 +336,7 @@ queue_add(const char *task_id, const char *server, const char *owner,
 	memcpy(task->task_id, task_id, len);
 	task->created_at = created_at;
 	task->known_at = (uint32) (now / SECOND) + 1;
-	task->account = queue_account(server, owner);
+	queue_join(task, queue_account(server, owner));
 	entry = queuetable_insert(queue.tasks, task->task_id, &found);
 	Assert(!found);
 	entry->task = task;
@@ -317,6 +370,7 @@ queue_remove(QueueTask *task)
 {
 	queue_end_probe(task);
 	queue_unqueue(task);
+	queue_part(task);
 	queuetable_delete(queue.tasks, task->task_id);
 	pfree(task);
 }
@@ -350,7 +404,8 @@ queue_move(QueueTask *task, const char *server, const char *owner, int64 now)
 {
 	queue_end_probe(task);
 	queue_unqueue(task);
-	task->account = queue_account(server, owner);
+	queue_part(task);
+	queue_join(task, queue_account(server, owner));
 	task->failures = 0;
 	task->held = task->refused = false;
 	task->known_at = (uint32) (now / SECOND) + 1;
@@ -525,6 +580,32 @@ queue_has_room(const QueueServer *server, bool suspect, const int taken[2],
 	return suspects == 0 || !queue_is_probed(&server->suspects);
 }
 
+/*
+ * May an account be asked for one more, besides those that have just been
+ * taken, if its server may be asked for so many?
+ */
+static bool
+queue_has_share(const QueueAccount *account, int taken, int free)
+{
+	return account->server->peers < 2 ||
+		account->in_flight + taken < QUEUE_FREE_TIMES * free;
+}
+
+/* Tasks of an account that have been taken in this round. */
+static int
+queue_count_taken(const QueueAccount *account)
+{
+	return account->round == queue.round ? account->taken : 0;
+}
+
+/* One more has. */
+static void
+queue_note_taken(QueueAccount *account)
+{
+	account->taken = queue_count_taken(account) + 1;
+	account->round = queue.round;
+}
+
 /* The task of an account that is to be asked for first, NULL if none waits. */
 static QueueTask *
 queue_first(const QueueAccount *account, bool suspect)
@@ -582,9 +663,12 @@ queue_any_like(QueueTask *task, int64 now)
 	return task;
 }
 
-/* The next task of a server that is due, of the accounts in turn. */
+/*
+ * The next task of a server, which may be asked so many, that is due: of the
+ * accounts in turn.
+ */
 static QueueTask *
-queue_pick(QueueServer *server, bool suspect, int64 now)
+queue_pick(QueueServer *server, bool suspect, int free, int64 now)
 {
 	dlist_iter	iter;
 
@@ -593,7 +677,8 @@ queue_pick(QueueServer *server, bool suspect, int64 now)
 		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
 		QueueTask  *task;
 
-		if (queue_ready(account, suspect, &task) > now)
+		if (queue_ready(account, suspect, &task) > now ||
+			!queue_has_share(account, queue_count_taken(account), free))
 			continue;
 		dlist_move_tail(&server->accounts, &account->node);
 		if (!suspect &&
@@ -620,13 +705,17 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 now)
 		for (int i = 0; i < 2 && task == NULL; i++, suspect = !suspect)
 		{
 			if (queue_has_room(server, suspect, taken, now))
-				task = queue_pick(server, suspect, now);
+				task = queue_pick(server, suspect,
+								  server->max_concurrency - server->in_flight -
+									  taken[false] - taken[true],
+								  now);
 		}
 		if (task == NULL)
 			break;
 		queue_unqueue(task);
 		task->confirmed = false;
 		taken[queue_is_suspect(task)]++;
+		queue_note_taken(task->account);
 		if (task->account->refused)
 			task->account->probe = task;
 		server->turns++;
@@ -643,6 +732,7 @@ queue_take(QueueTask **tasks, int max, int64 now)
 	QueueServer *server;
 	int			n = 0;
 
+	queue.round++;
 	hash_seq_init(&scan, queue.servers);
 	while ((server = hash_seq_search(&scan)) != NULL)
 		n += queue_take_from(server, tasks + n,
@@ -656,6 +746,7 @@ static int64
 queue_next_of(QueueServer *server, bool suspect, int64 now)
 {
 	static const int none[2] = {0, 0};
+	int			free = server->max_concurrency - server->in_flight;
 	int64		next = QUEUE_NEVER;
 	dlist_iter	iter;
 
@@ -664,15 +755,16 @@ queue_next_of(QueueServer *server, bool suspect, int64 now)
 		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
 		QueueTask  *task;
 
-		next = Min(next, queue_ready(account, suspect, &task));
+		if (queue_has_share(account, 0, free))
+			next = Min(next, queue_ready(account, suspect, &task));
 	}
 	if (next == QUEUE_NEVER)
-		return next;
+		return next;			/* an answer that comes will make room */
 	next = Max(next, server->health.paused_until);
 	if (suspect)
 		next = Max(next, server->suspects.paused_until);
 	if (!queue_has_room(server, suspect, none, Max(next, now)))
-		return QUEUE_NEVER;		/* an answer that comes will make room */
+		return QUEUE_NEVER;		/* likewise */
 	if (queue_slots(server, Max(next, now)) == 0)
 		next = Max(next, queue_next_slot(server));
 	return next;
@@ -754,6 +846,7 @@ queue_note_start(QueueTask *task, int64 now)
 	QueueServer *server = task->account->server;
 
 	server->in_flight++;
+	task->account->in_flight++;
 	server->suspects_in_flight += queue_is_suspect(task);
 	server->next_slot = Max(server->next_slot, now) + queue_spacing(server);
 }
@@ -765,6 +858,7 @@ queue_note_end(QueueTask *task)
 	QueueServer *server = task->account->server;
 
 	server->in_flight--;
+	task->account->in_flight--;
 	server->suspects_in_flight -= queue_is_suspect(task);
 }
 
@@ -987,6 +1081,7 @@ queue_take_stuck(QueueTask **tasks, int max, TimestampTz born_before,
 		QueueEntry *entry = queuetable_iterate(queue.tasks, &queue.sweep);
 		QueueTask  *task;
 		int64		waited;
+		int64		patience;
 
 		if (entry == NULL)
 		{
@@ -998,8 +1093,10 @@ queue_take_stuck(QueueTask **tasks, int max, TimestampTz born_before,
 		if (!task->queued || task->created_at >= born_before ||
 			queue_trouble(task, now) == NULL)
 			continue;
-		if (!queue_is_suspect(task) &&
-			waited < Min(born_before - task->created_at, grace))
+		patience = task->created_at < born_before - grace ?
+			grace :				/* it may be -infinity */
+			born_before - task->created_at;
+		if (!queue_is_suspect(task) && waited < patience)
 			continue;
 		queue_unqueue(task);
 		task->confirmed = false;

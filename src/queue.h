@@ -48,6 +48,7 @@ typedef struct QueueServer
 {
 	NameData	name;			/* key of the hash table */
 	dlist_head	accounts;		/* the one whose turn it is first */
+	int			peers;			/* accounts that have tasks */
 	uint32		turns;			/* tasks that have been taken */
 	int			in_flight;		/* requests */
 	int			suspects_in_flight; /* those of them about suspects */
@@ -68,6 +69,10 @@ typedef struct QueueAccount
 	NameData	owner;
 	QueueServer *server;
 	dlist_node	node;			/* in the server's accounts, if any waits */
+	int			tasks;			/* all that are known */
+	int			in_flight;		/* requests */
+	int			taken;			/* tasks, in queue_take() number "round" */
+	uint32		round;
 	pairingheap *fresh;			/* tasks that have not failed */
 	pairingheap *suspects;		/* tasks whose last question has */
 	uint64		upstream_id;	/* of a key that the server has refused */

@@ -247,6 +247,7 @@ INSERT INTO anyvod_tasks (task_id, server, created_at) VALUES
 	('image-old-dead', 'dead', now() - interval '4 days'),
 	('http502-old', 'doomed', now() - interval '4 days'),
 	('image-t600000-old', 'anyapi', now() - interval '4 days'),
+	('image-t600000-oldest', 'anyapi', '-infinity'),
 	('image-t600000-young', 'anyapi', now() - interval '2 days'),
 	('image-nowhere-old', 'nowhere', now() - interval '4 days');
 END
@@ -256,7 +257,8 @@ ok( poll_until(
 		  . ' ORDER BY task_id) FROM anyvod_tasks'
 		  . " WHERE state = 'abandoned' AND settled_at IS NOT NULL",
 		'http502-old transient, image-nowhere-old 42704,'
-		  . ' image-old-dead unreachable, image-t600000-old '),
+		  . ' image-old-dead unreachable, image-t600000-old ,'
+		  . ' image-t600000-oldest '),
 	'rows that are too old are abandoned, with the last error');
 is( sql("SELECT state FROM anyvod_tasks WHERE task_id = 'image-t600000-young'"),
 	'pending',

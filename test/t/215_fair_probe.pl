@@ -184,9 +184,9 @@ ok( poll_until(
 		300),
 	'and those of a dead server');
 
-# An old row that is turned back is given time to be asked for
+# An old row that is turned back is given time to be asked for, however old
 my $begin = clock_ms();
-sql("UPDATE anyvod_tasks SET state = 'pending'"
+sql("UPDATE anyvod_tasks SET state = 'pending', created_at = '-infinity'"
 	  . " WHERE task_id = 'http503-ra3600-resting-7'");
 sql("INSERT INTO anyvod_tasks (task_id, server, created_at)"
 	  . " VALUES ('image-t600000-old', 'healthy', now() - interval '1 day')");

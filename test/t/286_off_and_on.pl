@@ -1,5 +1,7 @@
 # Workers that are switched off and on again while the launcher is busy, so
-# that it learns of neither, come back; and while they are off none stays.
+# that it learns of neither, come back; and while they are off none stays.  A
+# database whose turn it is to be looked at, and which somebody wants for
+# himself, keeps no other waiting.
 
 use strict;
 use warnings;
@@ -62,5 +64,34 @@ ok( poll_until(
 		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-meanwhile'",
 		'succeeded'),
 	'what came meanwhile is filled in');
+
+# At its start the launcher visits one database after the other.
+foreach my $database ('held', 'behind')
+{
+	anyvod_database($node, $database, simulator => $simulator);
+}
+switch('off');
+ok(defined wait_for_worker($node, 0), 'off again');
+$node->safe_psql('behind',
+	"INSERT INTO anyvod_tasks (task_id) VALUES ('image-behind')");
+$node->restart;
+$node->safe_psql('held',
+	"INSERT INTO anyvod_tasks (task_id) VALUES ('image-held')");
+my $session = open_session($node);
+$session->query_safe('BEGIN; ALTER DATABASE held RENAME TO had');
+switch('on');
+ok( poll_until(
+		$node,
+		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-behind'",
+		'succeeded', undef, 'behind'),
+	'a database that has to be left alone keeps no other from being visited');
+is($simulator->task_requests('image-held'), 0, 'and is left alone');
+$session->query_safe('COMMIT');
+ok( poll_until(
+		$node,
+		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-held'",
+		'succeeded', undef, 'had'),
+	'until it is free');
+close_session($session);
 
 done_testing();
