@@ -21,9 +21,15 @@
 
 #define SECOND INT64CONST(1000000)
 
-/* A listing is not repeated before this many times what the last one took. */
+/*
+ * A listing is not repeated before this many times what the last one took;
+ * a short one may soon be, so that those that come one after the
+ * other are filled as fast as the first.
+ */
 #define LISTER_SHARE 10
+#define LISTER_SHORT_SHARE 1
 #define LISTER_FULL_SHARE 100
+#define LISTER_SHORT (SECOND / 1000)
 
 /* Rows of a page of a listing, fewer if that takes longer than this. */
 #define LISTER_PAGE 10000
@@ -134,8 +140,12 @@ lister_begin(int64 now)
 static void
 lister_end(int64 now)
 {
+	int64		share = lister.time < LISTER_SHORT ?
+		LISTER_SHORT_SHARE :
+		LISTER_SHARE;
+
 	lister.listing = false;
-	lister.at = now + LISTER_SHARE * lister.time;
+	lister.at = now + share * lister.time;
 	if (lister.listing_all)
 		lister.all_at = now + LISTER_FULL_SHARE * lister.time;
 }

@@ -78,6 +78,21 @@ typedef enum TrackerPlan
 
 static SPIPlanPtr tracker_plans[PLANS];
 
+/*
+ * Those that have but one sensible shape are planned once, since that takes
+ * longer than carrying them out; a plan of the others that was made for a
+ * small table would be kept for too long.
+ */
+static const int tracker_plan_options[PLANS] = {
+	[PLAN_LIST_ANSWERED] = CURSOR_OPT_GENERIC_PLAN,
+	[PLAN_LIST_NEW] = CURSOR_OPT_GENERIC_PLAN,
+	[PLAN_CONFIRM] = CURSOR_OPT_GENERIC_PLAN,
+	[PLAN_WRITE] = CURSOR_OPT_CUSTOM_PLAN,
+	[PLAN_EXPIRE] = CURSOR_OPT_CUSTOM_PLAN,
+	[PLAN_LOOK_BACK] = CURSOR_OPT_CUSTOM_PLAN,
+	[PLAN_SETTLED] = CURSOR_OPT_CUSTOM_PLAN,
+};
+
 /* The schema that they name, quoted; NULL before the first. */
 static char *tracker_schema = NULL;
 
@@ -380,10 +395,8 @@ tracker_plan(TrackerPlan which, const char *sql, int nargs, Oid *types)
 {
 	if (tracker_plans[which] == NULL)
 	{
-		int			options = which == PLAN_CONFIRM ?
-			CURSOR_OPT_GENERIC_PLAN :
-			CURSOR_OPT_CUSTOM_PLAN;
-		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types, options);
+		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types,
+											  tracker_plan_options[which]);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			ereport(ERROR,
