@@ -46,6 +46,7 @@ OBJS = \
 	src/route.o \
 	src/sanitize.o \
 	src/schedule.o \
+	src/settled.o \
 	src/signature.o \
 	src/stat.o \
 	src/stat_schedule.o \

@@ -22,6 +22,7 @@
 #include "anyvod.h"
 #include "http.h"
 #include "pace.h"
+#include "settled.h"
 #include "stat_schedule.h"
 #include "tracker.h"
 
@@ -216,7 +217,7 @@ pace_next_lesson(void)
 }
 
 static void
-pace_on_settled(const TrackerSettled *row, void *arg)
+pace_on_settled(const SettledRow *row, void *arg)
 {
 	ScheduleKey key;
 
@@ -242,10 +243,10 @@ pace_learn(void)
 	if (now < pace_next_lesson())
 		return;
 	if (pace.stage == PACE_LOOKING_BACK)
-		outcome = tracker_look_back(PACE_PAGE, &pace.at, &n);
+		outcome = settled_look_back(PACE_PAGE, &pace.at, &n);
 	else
-		outcome = tracker_read_settled(PACE_PAGE, &pace.at, pace.until,
-									   pace_on_settled, NULL, &n);
+		outcome = settled_read(PACE_PAGE, &pace.at, pace.until,
+							   pace_on_settled, NULL, &n);
 	if (outcome == TRACKER_BUSY)
 	{
 		pace.next_at = now + PACE_BUSY_WAIT;

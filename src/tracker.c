@@ -51,9 +51,6 @@
 #include "stat.h"
 #include "tracker.h"
 
-/* Longest that reading may take, in milliseconds. */
-#define TRACKER_TIME_LIMIT 5000
-
 /* A trigger that catches that is told again after so long, in milliseconds. */
 #define TRACKER_INSIST 200
 
@@ -63,40 +60,13 @@
 /* Above this fill of the NOTIFY queue, rows are settled without telling. */
 #define TRACKER_FULL_QUEUE 0.9
 
-/* The statements, prepared once and kept. */
-typedef enum TrackerPlan
-{
-	PLAN_LIST_ANSWERED,
-	PLAN_LIST_NEW,
-	PLAN_CONFIRM,
-	PLAN_WRITE,
-	PLAN_EXPIRE,
-	PLAN_LOOK_BACK,
-	PLAN_SETTLED,
-	PLANS
-} TrackerPlan;
-
-static SPIPlanPtr tracker_plans[PLANS];
-
-/*
- * Those that have but one sensible shape are planned once, since that takes
- * longer than carrying them out; a plan of the others that was made for a
- * small table would be kept for too long.
- */
-static const int tracker_plan_options[PLANS] = {
-	[PLAN_LIST_ANSWERED] = CURSOR_OPT_GENERIC_PLAN,
-	[PLAN_LIST_NEW] = CURSOR_OPT_GENERIC_PLAN,
-	[PLAN_CONFIRM] = CURSOR_OPT_GENERIC_PLAN,
-	[PLAN_WRITE] = CURSOR_OPT_CUSTOM_PLAN,
-	[PLAN_EXPIRE] = CURSOR_OPT_CUSTOM_PLAN,
-	[PLAN_LOOK_BACK] = CURSOR_OPT_CUSTOM_PLAN,
-	[PLAN_SETTLED] = CURSOR_OPT_CUSTOM_PLAN,
-};
-
-/* The schema that they name, quoted; NULL before the first. */
+/* The schema that plans name, quoted; NULL before the first. */
 static char *tracker_schema = NULL;
 
-/* Columns of a change, in the order of PLAN_WRITE's parameters. */
+/* How many there have been. */
+static uint32 tracker_schemas = 0;
+
+/* Columns of a change, in the order of the parameters that write them. */
 typedef enum TrackerColumn
 {
 	COLUMN_N,
@@ -210,8 +180,6 @@ tracker_pin_settings(void)
  * Transactions
  */
 
-typedef void (*TrackerBody)(void *arg);
-
 /* The schema of an extension, InvalidOid if there is no such extension. */
 static Oid
 tracker_extension_schema(Oid extension)
@@ -266,22 +234,24 @@ tracker_owner(Oid table)
 	return owner;
 }
 
-/* Forget the plans if the extension's schema has another name now. */
+/* Note the extension's schema, which may have another name now. */
 static void
 tracker_note_schema(const char *schema)
 {
 	if (tracker_schema != NULL && strcmp(schema, tracker_schema) == 0)
 		return;
-	for (int i = 0; i < PLANS; i++)
-	{
-		if (tracker_plans[i] != NULL)
-			SPI_freeplan(tracker_plans[i]);
-		tracker_plans[i] = NULL;
-	}
 	if (tracker_schema != NULL)
 		pfree(tracker_schema);
 	tracker_schema = NULL;
 	tracker_schema = MemoryContextStrdup(TopMemoryContext, schema);
+	tracker_schemas++;
+}
+
+/* The schema that a statement should name, quoted. */
+const char *
+tracker_get_schema(void)
+{
+	return tracker_schema;
 }
 
 /* The inside of a transaction: find and lock the table, become its owner. */
@@ -326,7 +296,7 @@ tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
  * sends statements to, so its timer is set here).  An error
  * ends that and is returned in "error", made in the caller's memory context.
  */
-static TrackerOutcome
+TrackerOutcome
 tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 			ErrorData **error)
 {
@@ -373,7 +343,7 @@ tracker_run(LOCKMODE lock, int time_limit, TrackerBody body, void *arg,
 }
 
 /* Tell the log of an error that a transaction ended with, but not again. */
-static void
+void
 tracker_log(const char *doing, const ErrorData *error)
 {
 	static char said[256];
@@ -389,23 +359,47 @@ tracker_log(const char *doing, const ErrorData *error)
 			 error->context ? errcontext("%s", error->context) : 0));
 }
 
-/* The prepared statement of a kind, whose text has %s for the schema. */
-static SPIPlanPtr
-tracker_plan(TrackerPlan which, const char *sql, int nargs, Oid *types)
+/*
+ * The prepared statement of a plan; it is prepared from "sql" the first time,
+ * and when the schema that this names has another name.
+ */
+SPIPlanPtr
+tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
 {
-	if (tracker_plans[which] == NULL)
+	if (plan->prepared != NULL && plan->schema != tracker_schemas)
 	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types,
-											  tracker_plan_options[which]);
+		SPI_freeplan(plan->prepared);
+		plan->prepared = NULL;
+	}
+	if (plan->prepared == NULL)
+	{
+		int			options = plan->generic ? CURSOR_OPT_GENERIC_PLAN :
+											  CURSOR_OPT_CUSTOM_PLAN;
+		SPIPlanPtr	prepared = SPI_prepare_cursor(sql, nargs, types, options);
 
-		if (plan == NULL || SPI_keepplan(plan) != 0)
+		if (prepared == NULL || SPI_keepplan(prepared) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not prepare a statement: %s",
 							SPI_result_code_string(SPI_result))));
-		tracker_plans[which] = plan;
+		plan->prepared = prepared;
+		plan->schema = tracker_schemas;
 	}
-	return tracker_plans[which];
+	return plan->prepared;
+}
+
+/* A column of a fetched row as a C string, NULL for null. */
+char *
+tracker_string(SPITupleTable *rows, uint64 row, int column)
+{
+	return SPI_getvalue(rows->vals[row], rows->tupdesc, column);
+}
+
+/* A column of a fetched row as a value. */
+Datum
+tracker_value(SPITupleTable *rows, uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(rows->vals[row], rows->tupdesc, column, isnull);
 }
 
 
@@ -432,20 +426,6 @@ typedef struct TrackerListing
 	void	   *arg;
 	int			listed;
 } TrackerListing;
-
-/* A column of a fetched row as a C string, NULL for null. */
-static char *
-tracker_string(SPITupleTable *rows, uint64 row, int column)
-{
-	return SPI_getvalue(rows->vals[row], rows->tupdesc, column);
-}
-
-/* A column of a fetched row as a value. */
-static Datum
-tracker_value(SPITupleTable *rows, uint64 row, int column, bool *isnull)
-{
-	return SPI_getbinval(rows->vals[row], rows->tupdesc, column, isnull);
-}
 
 /* The text of a page's statement. */
 static char *
@@ -488,6 +468,8 @@ tracker_set_position(const char *status, const char *task_id)
 static void
 tracker_list_body(void *arg)
 {
+	static TrackerPlan list_new = {.generic = true};
+	static TrackerPlan list_answered = {.generic = true};
 	TrackerListing *listing = arg;
 	bool		answered = tracker_position.answered;
 	Oid			types[3] = {TEXTOID, TEXTOID, INT4OID};
@@ -495,7 +477,7 @@ tracker_list_body(void *arg)
 	SPIPlanPtr	plan;
 	SPITupleTable *rows;
 
-	plan = tracker_plan(answered ? PLAN_LIST_ANSWERED : PLAN_LIST_NEW,
+	plan = tracker_plan(answered ? &list_answered : &list_new,
 						tracker_list_sql(answered), 3, types);
 	values[0] = CStringGetTextDatum(tracker_position.status);
 	values[1] = CStringGetTextDatum(tracker_position.task_id);
@@ -589,6 +571,7 @@ tracker_id_array(const char **task_ids, int n)
 static void
 tracker_confirm_body(void *arg)
 {
+	static TrackerPlan confirm = {.generic = true};
 	TrackerConfirming *confirming = arg;
 	Oid			types[1] = {TEXTARRAYOID};
 	Datum		values[1];
@@ -603,7 +586,7 @@ tracker_confirm_body(void *arg)
 	 * tracker_write_sql() gives.  Each row is looked up by its key, since
 	 * nothing can be moved across OFFSET: so the plan suits every table.
 	 */
-	plan = tracker_plan(PLAN_CONFIRM,
+	plan = tracker_plan(&confirm,
 						psprintf("SELECT t.* FROM pg_catalog.unnest($1)"
 								 " AS d (task_id), LATERAL"
 								 " (SELECT t.task_id::pg_catalog.text,"
@@ -794,7 +777,7 @@ tracker_fill(TrackerValues *columns, TrackerChange **changes, int n)
 }
 
 /*
- * The text of PLAN_WRITE.
+ * The statement that writes changes.
  *
  * "h" takes the rows that are still what was asked for, without waiting for
  * one that somebody holds.  It must go through the primary key, whatever the
@@ -858,6 +841,7 @@ tracker_tell(const char *task_id, const char *state)
 static void
 tracker_write_body(void *arg)
 {
+	static TrackerPlan write;
 	TrackerWriting *writing = arg;
 	TrackerValues columns[COLUMNS];
 	Datum		values[COLUMNS];
@@ -880,7 +864,7 @@ tracker_write_body(void *arg)
 											   type->byval,
 											   type->align));
 	}
-	if (SPI_execute_plan(tracker_plan(PLAN_WRITE, tracker_write_sql(),
+	if (SPI_execute_plan(tracker_plan(&write, tracker_write_sql(),
 									  COLUMNS, types),
 						 values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
 		ereport(ERROR,
@@ -996,12 +980,13 @@ typedef struct TrackerExpiring
 static void
 tracker_expire_body(void *arg)
 {
+	static TrackerPlan expire;
 	TrackerExpiring *expiring = arg;
 	Oid			types[2] = {INT4OID, INT4OID};
 	Datum		values[2];
 	SPIPlanPtr	plan;
 
-	plan = tracker_plan(PLAN_EXPIRE,
+	plan = tracker_plan(&expire,
 						psprintf("DELETE FROM %1$s.anyvod_tasks"
 								 " WHERE task_id = ANY (ARRAY("
 								 "SELECT task_id FROM %1$s.anyvod_tasks"
@@ -1037,174 +1022,5 @@ tracker_expire(int max, int *removed)
 	if (outcome == TRACKER_FAILED)
 		tracker_log("remove settled tasks", error);
 	*removed = outcome == TRACKER_DONE ? expiring.removed : 0;
-	return outcome;
-}
-
-
-/*
- * Settled rows, in the order of their settling
- */
-
-typedef struct TrackerReading
-{
-	int			max;
-	TimestampTz at;
-	TimestampTz until;
-	TrackerSettledVisit visit;
-	void	   *arg;
-	int			n;
-} TrackerReading;
-
-/*
- * Rows that were settled at the same time belong together, since the time is
- * all that the next page has to go by.  They may be very many, if somebody has
- * settled them himself; then some are left out.
- */
-#define TRACKER_TIES 2
-
-static void
-tracker_look_back_body(void *arg)
-{
-	TrackerReading *reading = arg;
-	Oid			types[2] = {TIMESTAMPTZOID, INT4OID};
-	Datum		values[2];
-	SPIPlanPtr	plan;
-	bool		isnull;
-
-	plan = tracker_plan(PLAN_LOOK_BACK,
-						psprintf("SELECT settled_at::pg_catalog.timestamptz"
-								 " FROM %s.anyvod_tasks"
-								 " WHERE state <> 'pending' AND settled_at < $1"
-								 " ORDER BY settled_at DESC"
-								 " FETCH FIRST ($2) ROWS WITH TIES",
-								 tracker_schema),
-						2, types);
-	values[0] = TimestampTzGetDatum(reading->at);
-	values[1] = Int32GetDatum(reading->max);
-	if (SPI_execute_plan(plan, values, NULL, true,
-						 TRACKER_TIES * reading->max) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read settled tasks")));
-	reading->n = (int) SPI_processed;
-	if (reading->n > 0)
-		reading->at =
-			DatumGetTimestampTz(tracker_value(SPI_tuptable, SPI_processed - 1,
-											  1, &isnull));
-}
-
-/* Visit the n-th fetched row if it says how long its task took. */
-static void
-tracker_visit_settled(TrackerReading *reading, SPITupleTable *rows, int n)
-{
-	TrackerSettled row;
-	char	   *texts[2];
-	bool		isnull[2];
-	size_t		len;
-
-	row.server = tracker_string(rows, n, 2);
-	for (int i = 0; i < 2; i++)
-	{
-		texts[i] = tracker_string(rows, n, 3 + i);
-		if (texts[i] != NULL)
-			texts[i] = result_to_utf8(texts[i], strlen(texts[i]), &len);
-	}
-	row.task_type = texts[0];
-	row.model = texts[1];
-	row.started_at =
-		DatumGetTimestampTz(tracker_value(rows, n, 5, &isnull[0]));
-	row.ended_at = DatumGetTimestampTz(tracker_value(rows, n, 6, &isnull[1]));
-	if (row.server != NULL && !isnull[0] && !isnull[1])
-		reading->visit(&row, reading->arg);
-}
-
-static void
-tracker_read_settled_body(void *arg)
-{
-	TrackerReading *reading = arg;
-	Oid			types[3] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
-	Datum		values[3];
-	SPIPlanPtr	plan;
-	SPITupleTable *rows;
-	bool		isnull;
-
-	plan = tracker_plan(PLAN_SETTLED,
-						psprintf("SELECT settled_at::pg_catalog.timestamptz,"
-								 " server::pg_catalog.name,"
-								 " pg_catalog.left(task_type, 1000),"
-								 " pg_catalog.left(model, 1000),"
-								 " started_at::pg_catalog.timestamptz,"
-								 " ended_at::pg_catalog.timestamptz"
-								 " FROM %s.anyvod_tasks"
-								 " WHERE state <> 'pending'"
-								 " AND settled_at >= $1 AND settled_at < $2"
-								 " ORDER BY settled_at"
-								 " FETCH FIRST ($3) ROWS WITH TIES",
-								 tracker_schema),
-						3, types);
-	values[0] = TimestampTzGetDatum(reading->at);
-	values[1] = TimestampTzGetDatum(reading->until);
-	values[2] = Int32GetDatum(reading->max);
-	if (SPI_execute_plan(plan, values, NULL, true,
-						 TRACKER_TIES * reading->max) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read settled tasks")));
-	rows = SPI_tuptable;
-	reading->n = (int) SPI_processed;
-	for (int i = 0; i < reading->n; i++)
-		tracker_visit_settled(reading, rows, i);
-	if (reading->n > 0)
-		reading->at =
-			DatumGetTimestampTz(tracker_value(rows, reading->n - 1, 1,
-											  &isnull)) +
-			1;
-}
-
-/* Read a page of settled rows, and say how many there were. */
-static TrackerOutcome
-tracker_read_page(TrackerReading *reading, TrackerBody body)
-{
-	TrackerOutcome outcome;
-	ErrorData  *error;
-
-	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT, body, reading,
-						  &error);
-	if (outcome == TRACKER_FAILED)
-		tracker_log("read settled tasks", error);
-	return outcome;
-}
-
-/*
- * Find when the earliest of the "max" rows was settled that were settled last
- * before "at", which is set to it.  "n" says how many rows there were.
- */
-TrackerOutcome
-tracker_look_back(int max, TimestampTz *at, int *n)
-{
-	TrackerReading reading = {.max = max, .at = *at};
-	TrackerOutcome outcome = tracker_read_page(&reading,
-											   tracker_look_back_body);
-
-	*at = reading.at;
-	*n = reading.n;
-	return outcome;
-}
-
-/*
- * Visit those of "max" rows, settled from "at" on and before "until", that say
- * how long their tasks took, in the order of their settling; "at" is where to
- * go on.  "n" says how many rows there were.
- */
-TrackerOutcome
-tracker_read_settled(int max, TimestampTz *at, TimestampTz until,
-					 TrackerSettledVisit visit, void *arg, int *n)
-{
-	TrackerReading reading = {max, *at, until, visit, arg, 0};
-	TrackerOutcome outcome = tracker_read_page(&reading,
-											   tracker_read_settled_body);
-
-	*at = reading.at;
-	*n = reading.n;
 	return outcome;
 }

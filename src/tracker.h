@@ -12,6 +12,11 @@
 
 #include "answer.h"
 #include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "storage/lock.h"
+
+/* Longest that reading may take, in milliseconds. */
+#define TRACKER_TIME_LIMIT 5000
 
 /* An answer larger than this is not kept in "response". */
 #define TRACKER_MAX_RESPONSE (1024 * 1024)
@@ -51,16 +56,6 @@ typedef struct TrackerRow
 	TimestampTz created_at;
 } TrackerRow;
 
-/* A settled row whose task's course is known.  Strings are UTF-8. */
-typedef struct TrackerSettled
-{
-	const char *server;			/* in the database's encoding */
-	const char *task_type;		/* NULL: null */
-	const char *model;			/* likewise */
-	TimestampTz started_at;
-	TimestampTz ended_at;
-} TrackerSettled;
-
 /* What is to be written into a row, should it still be as it was asked for. */
 typedef struct TrackerChange
 {
@@ -82,9 +77,19 @@ typedef struct TrackerChange
 	int			failure_code;	/* out: its SQLSTATE */
 } TrackerChange;
 
+/* A prepared statement, made when it is first used: static, hence zero. */
+typedef struct TrackerPlan
+{
+	bool		generic;		/* one plan suits all parameters and tables */
+	SPIPlanPtr	prepared;		/* NULL: it is not */
+	uint32		schema;			/* which of the schemas it names */
+} TrackerPlan;
+
+/* The inside of a transaction on the table. */
+typedef void (*TrackerBody)(void *arg);
+
 typedef void (*TrackerListedVisit)(const TrackerListed *row, void *arg);
 typedef void (*TrackerRowVisit)(const TrackerRow *row, void *arg);
-typedef void (*TrackerSettledVisit)(const TrackerSettled *row, void *arg);
 
 extern void tracker_pin_settings(void);
 extern bool tracker_find_table(Oid *table, char **schema);
@@ -94,13 +99,20 @@ extern TrackerOutcome tracker_list_page(int max, TrackerListedVisit visit,
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
 extern TrackerOutcome tracker_expire(int max, int *removed);
-extern TrackerOutcome tracker_look_back(int max, TimestampTz *at, int *n);
-extern TrackerOutcome tracker_read_settled(int max, TimestampTz *at,
-										   TimestampTz until,
-										   TrackerSettledVisit visit,
-										   void *arg, int *n);
 extern bool tracker_settles(const TrackerChange *change);
 extern TrackerOutcome tracker_write(TrackerChange **changes, int n,
 									int time_limit);
+
+/* For the rooms that read or write settled rows. */
+extern TrackerOutcome tracker_run(LOCKMODE lock, int time_limit,
+								  TrackerBody body, void *arg,
+								  ErrorData **error);
+extern void tracker_log(const char *doing, const ErrorData *error);
+extern const char *tracker_get_schema(void);
+extern SPIPlanPtr tracker_plan(TrackerPlan *plan, const char *sql, int nargs,
+							   Oid *types);
+extern char *tracker_string(SPITupleTable *rows, uint64 row, int column);
+extern Datum tracker_value(SPITupleTable *rows, uint64 row, int column,
+						   bool *isnull);
 
 #endif							/* ANYVOD_TRACKER_H */

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * settled.h
+ *		Reading settled rows, in the order of their settling.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_SETTLED_H
+#define ANYVOD_SETTLED_H
+
+#include "datatype/timestamp.h"
+#include "tracker.h"
+
+/* A settled row whose task's course is known.  Strings are UTF-8. */
+typedef struct SettledRow
+{
+	const char *server;			/* in the database's encoding */
+	const char *task_type;		/* NULL: null */
+	const char *model;			/* likewise */
+	TimestampTz started_at;
+	TimestampTz ended_at;
+} SettledRow;
+
+typedef void (*SettledVisit)(const SettledRow *row, void *arg);
+
+extern TrackerOutcome settled_look_back(int max, TimestampTz *at, int *n);
+extern TrackerOutcome settled_read(int max, TimestampTz *at,
+								   TimestampTz until, SettledVisit visit,
+								   void *arg, int *n);
+
+#endif							/* ANYVOD_SETTLED_H */
