@@ -29,6 +29,7 @@ OBJS = \
 	src/ask.o \
 	src/bar.o \
 	src/document.o \
+	src/expire.o \
 	src/http.o \
 	src/launcher.o \
 	src/lister.o \

@@ -139,8 +139,9 @@ CREATE TABLE @extschema@.anyvod_tasks (
 CREATE INDEX anyvod_tasks_pending ON @extschema@.anyvod_tasks (status, task_id)
     WHERE state = 'pending';
 
--- For retention, and for what is learned from the latest settled rows.
-CREATE INDEX anyvod_tasks_settled ON @extschema@.anyvod_tasks (settled_at)
+-- For retention, page by page in this order, and for what is learned from the
+-- latest settled rows.
+CREATE INDEX anyvod_tasks_settled ON @extschema@.anyvod_tasks (settled_at, task_id)
     WHERE state <> 'pending';
 
 -- For results whose URL will die.

@@ -28,6 +28,7 @@
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/extension.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -254,7 +255,10 @@ tracker_get_schema(void)
 	return tracker_schema;
 }
 
-/* The inside of a transaction: find and lock the table, become its owner. */
+/*
+ * The inside of a transaction: find and lock the table, become its owner.
+ * Nothing is deferred until that is over, since it could not run then.
+ */
 static TrackerOutcome
 tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
 {
@@ -264,6 +268,7 @@ tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
 	int			saved_context;
 	int			nest_level;
 	char	   *schema;
+	ConstraintsSetStmt immediate = {.type = T_ConstraintsSetStmt};
 
 	if (!tracker_find_table(&table, &schema))
 		return TRACKER_ABSENT;
@@ -281,6 +286,7 @@ tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
 	SPI_connect();
 
 	tracker_note_schema(schema);
+	AfterTriggerSetState(&immediate);
 	body(arg);
 
 	SPI_finish();
@@ -357,6 +363,16 @@ tracker_log(const char *doing, const ErrorData *error)
 			 errmsg("anyvod could not %s: %s", doing, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->context ? errcontext("%s", error->context) : 0));
+}
+
+/* Is an error for want of room, memory or the like?  (Classes 53 and 58) */
+bool
+tracker_is_systems(int sqlstate)
+{
+	int			class = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return class == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		class == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR);
 }
 
 /*
@@ -964,63 +980,4 @@ tracker_write(TrackerChange **changes, int n, int time_limit)
 	changes[0]->failure = error->message;
 	changes[0]->failure_code = error->sqlerrcode;
 	return TRACKER_DONE;
-}
-
-
-/*
- * Retention
- */
-
-typedef struct TrackerExpiring
-{
-	int			max;
-	int			removed;
-} TrackerExpiring;
-
-static void
-tracker_expire_body(void *arg)
-{
-	static TrackerPlan expire;
-	TrackerExpiring *expiring = arg;
-	Oid			types[2] = {INT4OID, INT4OID};
-	Datum		values[2];
-	SPIPlanPtr	plan;
-
-	plan = tracker_plan(&expire,
-						psprintf("DELETE FROM %1$s.anyvod_tasks"
-								 " WHERE task_id = ANY (ARRAY("
-								 "SELECT task_id FROM %1$s.anyvod_tasks"
-								 " WHERE state <> 'pending' AND settled_at <"
-								 " pg_catalog.now() -"
-								 " pg_catalog.make_interval(secs => $1)"
-								 " ORDER BY settled_at LIMIT $2"
-								 " FOR UPDATE SKIP LOCKED))",
-								 tracker_schema),
-						2, types);
-	values[0] = Int32GetDatum(anyvod_retention);
-	values[1] = Int32GetDatum(expiring->max);
-	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_DELETE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not remove settled tasks")));
-	expiring->removed = (int) SPI_processed;
-}
-
-/*
- * Remove up to "max" rows, the oldest first, that were settled longer ago
- * than anyvod.retention; "removed" says how many there were.
- */
-TrackerOutcome
-tracker_expire(int max, int *removed)
-{
-	TrackerExpiring expiring = {max, 0};
-	TrackerOutcome outcome;
-	ErrorData  *error;
-
-	outcome = tracker_run(RowExclusiveLock, TRACKER_TIME_LIMIT,
-						  tracker_expire_body, &expiring, &error);
-	if (outcome == TRACKER_FAILED)
-		tracker_log("remove settled tasks", error);
-	*removed = outcome == TRACKER_DONE ? expiring.removed : 0;
-	return outcome;
 }

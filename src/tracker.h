@@ -98,16 +98,16 @@ extern TrackerOutcome tracker_list_page(int max, TrackerListedVisit visit,
 										void	   *arg, bool *more);
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
-extern TrackerOutcome tracker_expire(int max, int *removed);
 extern bool tracker_settles(const TrackerChange *change);
 extern TrackerOutcome tracker_write(TrackerChange **changes, int n,
 									int time_limit);
 
-/* For the rooms that read or write settled rows. */
+/* For the rooms that write, or read settled rows. */
 extern TrackerOutcome tracker_run(LOCKMODE lock, int time_limit,
 								  TrackerBody body, void *arg,
 								  ErrorData **error);
 extern void tracker_log(const char *doing, const ErrorData *error);
+extern bool tracker_is_systems(int sqlstate);
 extern const char *tracker_get_schema(void);
 extern SPIPlanPtr tracker_plan(TrackerPlan *plan, const char *sql, int nargs,
 							   Oid *types);

@@ -38,6 +38,7 @@
 #include "compat.h"
 #include "answer.h"
 #include "anyvod.h"
+#include "expire.h"
 #include "http.h"
 #include "launcher.h"
 #include "lister.h"
@@ -59,14 +60,6 @@
  */
 #define WORKER_ROUND 1000
 #define WORKER_ROUND_PAUSE (SECOND / 250)
-
-/*
- * Settled rows that are past their time are removed in slices of so many,
- * with this pause in between, and looked for so often.
- */
-#define WORKER_EXPIRE_SLICE 1000
-#define WORKER_EXPIRE_PAUSE (SECOND / 10)
-#define WORKER_EXPIRE_WAIT (60 * SECOND)
 
 /*
  * Look again at a locked table after this, and at one that could not be read
@@ -99,7 +92,6 @@ static struct
 	HttpBatch  *batch;
 	LauncherNews news;			/* what was acted upon */
 	int64		give_up_at;		/* when to look for rows that are too old */
-	int64		expire_at;		/* when to remove old settled rows */
 	int64		idle_since;
 	int64		watch_at;		/* when to look at files in trouble */
 	int			table_failures; /* in a row, of reading or writing it */
@@ -522,21 +514,14 @@ worker_write(void)
  * Retention
  */
 
-/* Remove a slice of the rows that have been kept for long enough. */
+/* Remove some of the rows that have been kept for long enough. */
 static void
 worker_expire(void)
 {
-	int64		now = http_clock();
-	int			removed;
-
-	if (anyvod_retention == 0 || now < worker.expire_at)
+	if (expire_next() > http_clock())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "removing settled tasks");
-	(void) tracker_expire(WORKER_EXPIRE_SLICE, &removed);
-	if (removed < WORKER_EXPIRE_SLICE)
-		worker.expire_at = now + WORKER_EXPIRE_WAIT;
-	else
-		worker.expire_at = now + WORKER_EXPIRE_PAUSE;
+	expire_slice();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -660,8 +645,7 @@ worker_time_to_wait(void)
 	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
 		until = Min(until, Max(queue_next(now), worker_next_round()));
 	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
-	if (anyvod_retention > 0)
-		until = Min(until, worker.expire_at);
+	until = Min(until, expire_next());
 	if (writer_backlog() < WRITER_BACKLOG && queue_is_stuck(now))
 		until = Min(until, Max(worker.give_up_at, worker.ask_at));
 	if (upstream_watches_files() && queue_size() > 0)

@@ -191,16 +191,6 @@ writer_add(WriterItem *item)
 			   item);
 }
 
-/* Is an error for want of room, memory or the like?  (Classes 53 and 58) */
-static bool
-writer_is_systems(int sqlstate)
-{
-	int			class = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return class == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
-		class == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR);
-}
-
 /*
  * A row cannot be written, like others, most likely: the log has one for all,
  * and there is no point in noting it in the row.
@@ -314,7 +304,7 @@ writer_settle(WriterItem *item, int limit)
 		task->polls -= change->polls;
 		task->row_failures = 0;
 	}
-	if (change->failure != NULL && writer_is_systems(change->failure_code))
+	if (change->failure != NULL && tracker_is_systems(change->failure_code))
 		writer_on_system_failure(item);
 	else if (change->failure != NULL)
 		writer_on_failure(item);
