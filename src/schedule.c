@@ -994,9 +994,9 @@ schedule_summarize(Schedule *schedule, int n, ScheduleSummary *summary)
 	if (!entry->built)
 		schedule_learn(schedule, entry, entry->survival);
 	memset(summary, 0, sizeof(*summary));
-	strcpy(summary->server, schedule->servers[entry->server].name);
-	strcpy(summary->task_type, entry->task_type);
-	strcpy(summary->model, entry->model);
+	schedule_keep_name(summary->server, schedule->servers[entry->server].name);
+	schedule_keep_name(summary->task_type, entry->task_type);
+	schedule_keep_name(summary->model, entry->model);
 	summary->ended = entry->tasks_ended;
 	summary->censored = entry->tasks_censored;
 	summary->running = entry->tasks_running;
