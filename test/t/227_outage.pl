@@ -1,7 +1,7 @@
 # A gateway that is gone, a name that cannot be resolved, or a key that is
 # refused for hours: no task fails, no row is written, little is asked, and all
 # goes on when it is over.  (That the waits grow up to a minute and no further
-# is seen in the unit test of schedule.c.)
+# is seen in test/unit/test_retry.c.)
 
 use strict;
 use warnings;
