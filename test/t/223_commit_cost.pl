@@ -26,7 +26,8 @@ BEGIN
 END $$;
 CREATE FUNCTION clock() RETURNS float8 LANGUAGE sql AS
 	'SELECT extract(epoch FROM clock_timestamp())::float8';
-CREATE PROCEDURE in_transactions(n integer) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE wakes(kind text, n integer, commits boolean)
+LANGUAGE plpgsql AS $$
 DECLARE
 	begun float8;
 	times float8[];
@@ -34,26 +35,16 @@ BEGIN
 	FOR i IN 1 .. n LOOP
 		begun := clock();
 		PERFORM wake();
-		COMMIT;
+		IF commits THEN
+			COMMIT;
+		END IF;
 		times[i] := clock() - begun;
 	END LOOP;
-	INSERT INTO costs SELECT 'transactions', o, t
+	INSERT INTO costs SELECT kind, o, t
 		FROM unnest(times) WITH ORDINALITY AS u (t, o);
 END $$;
-CREATE PROCEDURE in_statements(n integer) LANGUAGE plpgsql AS $$
-DECLARE
-	begun float8;
-	times float8[];
-BEGIN
-	FOR i IN 1 .. n LOOP
-		begun := clock();
-		PERFORM wake();
-		times[i] := clock() - begun;
-	END LOOP;
-	INSERT INTO costs SELECT 'statements', o, t
-		FROM unnest(times) WITH ORDINALITY AS u (t, o);
-END $$;
-CREATE PROCEDURE in_subtransactions(n integer) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE wakes_in_subtransactions(kind text, n integer)
+LANGUAGE plpgsql AS $$
 DECLARE
 	begun float8;
 	times float8[];
@@ -67,7 +58,7 @@ BEGIN
 		END;
 		times[i] := clock() - begun;
 	END LOOP;
-	INSERT INTO costs SELECT 'subtransactions', o, t
+	INSERT INTO costs SELECT kind, o, t
 		FROM unnest(times) WITH ORDINALITY AS u (t, o);
 END $$;
 END
@@ -75,9 +66,13 @@ END
 # All in one session, whose callbacks would add up.
 my $session = open_session($node);
 $session->query_safe("SET client_min_messages = error");
+my %calls = (
+	transactions => "wakes('transactions', $count, true)",
+	statements => "wakes('statements', $count, false)",
+	subtransactions => "wakes_in_subtransactions('subtransactions', $count)");
 foreach my $what (qw(transactions statements subtransactions))
 {
-	$session->query_safe("CALL in_$what($count)");
+	$session->query_safe("CALL $calls{$what}");
 
 	# Of the quickest tenth the slowest: what else runs on the machine is
 	# not to be seen in that.
