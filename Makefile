@@ -71,6 +71,7 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(dir $(la
 PG_CPPFLAGS = -DANYVOD_VERSION='"$(EXTVERSION)"' $(shell pkg-config --cflags libcurl 2>/dev/null || $(CURL_CONFIG) --cflags)
 # PostgreSQL's own headers have parameters that they do not use.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+SHLIB_EXPORTS = src/exports.txt
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
 # The order matters: each file makes what it needs, and no more.
@@ -80,7 +81,7 @@ REGRESS = upstream query many parse tasks wait stat looks versions
 ifndef ANYVOD_SIMULATOR_PORT
 NO_INSTALLCHECK = 1
 endif
-EXTRA_CLEAN = build
+EXTRA_CLEAN = build src/exports.list
 
 # "make test" works, and says what is missing, before there is a pg_config.
 PG_CONFIG ?= pg_config
