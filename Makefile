@@ -10,6 +10,7 @@
 #   make soak                half an hour at 2,000 questions a second, with faults
 #   make faults              faults of network, system and database, as a table
 #   make gallery-test        the gallery in a real browser
+#   make doc-test            what the documents say, with pgbouncer and Python
 #   make monitor-test        the figures for Prometheus, with its own programs
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
@@ -94,7 +95,7 @@ include $(wildcard $(PGXS))
 
 .PHONY: setup test faults soak soak-calls bench-schedule demo matrix \
 	fuzz coverage format format-check gallery-test matrix-build deb deb-check \
-	dist meta meta-check pg-upgrade monitor-test
+	dist doc-test meta meta-check pg-upgrade monitor-test
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -129,6 +130,10 @@ bench-schedule: setup
 gallery-test:
 	@test/setup chromium chromedriver
 	@$(MAKE) -s test TESTS=tap TAP='320 321'
+
+doc-test:
+	@test/setup pgbouncer python3-psycopg2
+	@$(MAKE) -s test TESTS=tap TAP='350 351'
 
 monitor-test:
 	@PG_CONFIG='$(PG_CONFIG)' KEEP='$(KEEP)' test/monitor

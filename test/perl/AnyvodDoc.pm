@@ -61,6 +61,7 @@ sub _find_blocks
 		}
 		elsif ($line =~ /^(\s*)```(\w*)\s*$/)
 		{
+			my ($indent, $language) = ($1, $2);
 			my $before = $n > 0 ? $self->{lines}[ $n - 1 ] : '';
 			my ($remark) = $before =~ /^\s*<!--\s*(.*?)\s*-->\s*$/;
 
@@ -68,8 +69,8 @@ sub _find_blocks
 			$block = {
 				file => $self->{file},
 				line => $n + 1,
-				indent => $1,
-				language => $2,
+				indent => $indent,
+				language => $language,
 				remark => $remark // '',
 				text => '',
 				follows => @blocks && $before =~ /^\s*```\s*$/ ? 1 : 0,

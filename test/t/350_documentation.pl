@@ -1,7 +1,8 @@
 # doc/reference.md says what there is, and nothing else: each function with
 # its arguments, column, setting, option, error and wait event is in the page
 # and in the server, or the sources.  doc/operations.md has each message that
-# the log can hold.  Links lead somewhere.
+# the log can hold, CONTRIBUTING.md each file of the sources.  Links lead
+# somewhere.
 
 use strict;
 use warnings;
@@ -299,6 +300,18 @@ SKIP:
 		[ keys %messages ],
 		'messages of the log');
 }
+
+#
+# The sources
+#
+
+is_same(
+	[
+		map { split /, / } AnyvodDoc->new('CONTRIBUTING.md')->prose =~
+		  /^\| [^|]*\| (\w+\.[ch](?:, \w+\.c)*) \|/mg
+	],
+	[ map { s/.*\///r } glob("$AnyvodDoc::top/src/*.c"), 'compat.h' ],
+	'the sources');
 
 #
 # Links
