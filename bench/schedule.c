@@ -567,8 +567,12 @@ learned_begin(const Distribution *distribution, bool guarded)
 		memory = malloc(schedule_size(4));
 	learned.schedule = schedule_init(memory, 4);
 	learned.settings.detection_delay = DETECTION_DELAY * SECOND;
-	learned.settings.poll_floor = guarded ? POLL_FLOOR * SECOND : 0;
-	learned.settings.poll_cap = guarded ? POLL_CAP * SECOND : PG_INT64_MAX;
+	learned.settings.poll_cap = PG_INT64_MAX;
+	if (guarded)
+	{
+		learned.settings.poll_floor = POLL_FLOOR * SECOND;
+		learned.settings.poll_cap = POLL_CAP * SECOND;
+	}
 	learned.settings.unguarded = !guarded;
 	learned.guarded = guarded;
 	learned.key = schedule_key(learned.schedule, "anyapi",
