@@ -161,7 +161,8 @@ sql('SELECT anyvod_stat_reset();'
 );
 ok(worker_says('running >= 7 AND in_flight = 0'), 'seven tasks run');
 my $asked_at = clock_ms();
-track([ map { "image-http503-ra60-due-$_" } 1 .. 10 ]);
+# all are asked for before the first answer pauses their server
+track([ map { "image-delay500-http503-ra60-due-$_" } 1 .. 10 ]);
 my ($most_due, $not_due_at, $due_at, $late_at) = (0);
 my $disorder = 0;
 wait_until(
