@@ -59,17 +59,31 @@ outcome_connected(const HttpRequest *request, CURLcode result)
 		result != CURLE_OPERATION_TIMEDOUT;
 }
 
+/*
+ * Has the question been sent?  When a transfer has failed libcurl (8.23) fills
+ * in the times to which it has not come; older ones count what asks a proxy
+ * for a tunnel as sent.
+ */
+static bool
+outcome_sent(const HttpRequest *request)
+{
+	long		size = 0;
+
+	(void) curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE, &size);
+	return size > 0 &&
+		outcome_time(request->easy, CURLINFO_PRETRANSFER_TIME_T) > 0;
+}
+
 /* How far did a request come? */
 static HttpPhase
 outcome_phase(const HttpRequest *request, CURLcode result)
 {
 	const HttpTarget *target = request->target;
-	CURL	   *easy = request->easy;
 
 	if (result == CURLE_COULDNT_RESOLVE_HOST ||
 		result == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
-	if (outcome_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0)
+	if (outcome_sent(request))
 		return HTTP_PHASE_ANSWER;
 	if (outcome_connected(request, result))
 	{
@@ -79,7 +93,7 @@ outcome_phase(const HttpRequest *request, CURLcode result)
 		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
 	}
 	if (result == CURLE_COULDNT_CONNECT ||
-		outcome_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
+		outcome_time(request->easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
 		return HTTP_PHASE_CONNECT;
 	return HTTP_PHASE_DNS;
 }
@@ -92,6 +106,8 @@ static bool
 outcome_too_long(const HttpRequest *request)
 {
 	return request->body_len == 0 &&
+		curl_version_info(CURLVERSION_NOW)->version_num <
+		CURL_VERSION_BITS(8, 6, 0) &&
 		outcome_time(request->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
 }
 
