@@ -32,6 +32,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/array.h"
@@ -39,8 +40,10 @@
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
@@ -66,6 +69,18 @@ static char *tracker_schema = NULL;
 
 /* How many there have been. */
 static uint32 tracker_schemas = 0;
+
+/* The table's size in the running transaction. */
+static BlockNumber tracker_blocks = 0;
+
+/* The extension's table, until something has changed. */
+static struct
+{
+	bool		valid;
+	uint32		changes;		/* that may concern it */
+	Oid			table;
+	char		schema[2 * NAMEDATALEN + 2];	/* quoted */
+} tracker_found;
 
 /* Columns of a change, in the order of the parameters that write them. */
 typedef enum TrackerColumn
@@ -203,9 +218,43 @@ tracker_extension_schema(Oid extension)
 	return schema;
 }
 
-/* Find the extension's table and its schema, quoted; false if there is none. */
-bool
-tracker_find_table(Oid *table, char **schema)
+static void
+tracker_forget_table(void)
+{
+	tracker_found.valid = false;
+	tracker_found.changes++;
+}
+
+static void
+tracker_on_relation(Datum arg, Oid relation)
+{
+	if (!tracker_found.valid || relation == InvalidOid ||
+		relation == tracker_found.table)
+		tracker_forget_table();
+}
+
+static void
+tracker_on_schema(Datum arg, int cache, uint32 hash)
+{
+	tracker_forget_table();
+}
+
+/* Be told of changes that tracker_found does not outlive. */
+static void
+tracker_register(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	CacheRegisterRelcacheCallback(tracker_on_relation, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, tracker_on_schema, (Datum) 0);
+	registered = true;
+}
+
+/* Look the extension's table up. */
+static bool
+tracker_look_up(void)
 {
 	Oid			extension = get_extension_oid("anyvod", true);
 	Oid			namespace;
@@ -213,11 +262,35 @@ tracker_find_table(Oid *table, char **schema)
 	if (!OidIsValid(extension))
 		return false;
 	namespace = tracker_extension_schema(extension);
-	*table = get_relname_relid("anyvod_tasks", namespace);
-	if (!OidIsValid(*table) ||
-		getExtensionOfObject(RelationRelationId, *table) != extension)
+	tracker_found.table = get_relname_relid("anyvod_tasks", namespace);
+	if (!OidIsValid(tracker_found.table) ||
+		getExtensionOfObject(RelationRelationId,
+							 tracker_found.table) != extension)
 		return false;
-	*schema = pstrdup(quote_identifier(get_namespace_name(namespace)));
+	strlcpy(tracker_found.schema,
+			quote_identifier(get_namespace_name(namespace)),
+			sizeof(tracker_found.schema));
+	return true;
+}
+
+/*
+ * Find the extension's table and its schema, quoted; false if there is none.
+ * The schema's name is good until the next call.
+ */
+bool
+tracker_find_table(Oid *table, const char **schema)
+{
+	tracker_register();
+	if (!tracker_found.valid)
+	{
+		uint32		changes = tracker_found.changes;
+
+		if (!tracker_look_up())
+			return false;
+		tracker_found.valid = changes == tracker_found.changes;
+	}
+	*table = tracker_found.table;
+	*schema = tracker_found.schema;
 	return true;
 }
 
@@ -233,6 +306,16 @@ tracker_owner(Oid table)
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/* Note the size of the table, which is locked. */
+static void
+tracker_measure(Oid table)
+{
+	Relation	relation = table_open(table, NoLock);
+
+	tracker_blocks = RelationGetNumberOfBlocks(relation);
+	table_close(relation, NoLock);
 }
 
 /* Note the extension's schema, which may have another name now. */
@@ -267,7 +350,7 @@ tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
 	Oid			saved_user;
 	int			saved_context;
 	int			nest_level;
-	char	   *schema;
+	const char *schema;
 	ConstraintsSetStmt immediate = {.type = T_ConstraintsSetStmt};
 
 	if (!tracker_find_table(&table, &schema))
@@ -277,6 +360,7 @@ tracker_transact(LOCKMODE lock, TrackerBody body, void *arg)
 	owner = tracker_owner(table);
 	if (!OidIsValid(owner))
 		return TRACKER_ABSENT;
+	tracker_measure(table);
 
 	GetUserIdAndSecContext(&saved_user, &saved_context);
 	SetUserIdAndSecContext(owner,
@@ -377,12 +461,14 @@ tracker_is_systems(int sqlstate)
 
 /*
  * The prepared statement of a plan; it is prepared from "sql" the first time,
- * and when the schema that this names has another name.
+ * when the schema that this names has another name, and when the table has
+ * become twice as large: what suits few rows may not suit many.
  */
 SPIPlanPtr
 tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
 {
-	if (plan->prepared != NULL && plan->schema != tracker_schemas)
+	if (plan->prepared != NULL &&
+		(plan->schema != tracker_schemas || plan->most_blocks < tracker_blocks))
 	{
 		SPI_freeplan(plan->prepared);
 		plan->prepared = NULL;
@@ -399,6 +485,7 @@ tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
 					 errmsg("could not prepare a statement: %s",
 							SPI_result_code_string(SPI_result))));
 		plan->prepared = prepared;
+		plan->most_blocks = 2 * tracker_blocks;
 		plan->schema = tracker_schemas;
 	}
 	return plan->prepared;
@@ -857,7 +944,7 @@ tracker_tell(const char *task_id, const char *state)
 static void
 tracker_write_body(void *arg)
 {
-	static TrackerPlan write;
+	static TrackerPlan write = {.generic = true};
 	TrackerWriting *writing = arg;
 	TrackerValues columns[COLUMNS];
 	Datum		values[COLUMNS];

@@ -80,8 +80,9 @@ typedef struct TrackerChange
 /* A prepared statement, made when it is first used: static, hence zero. */
 typedef struct TrackerPlan
 {
-	bool		generic;		/* one plan suits all parameters and tables */
+	bool		generic;		/* one plan suits all parameters */
 	SPIPlanPtr	prepared;		/* NULL: it is not */
+	BlockNumber most_blocks;	/* a larger table wants another */
 	uint32		schema;			/* which of the schemas it names */
 } TrackerPlan;
 
@@ -92,7 +93,7 @@ typedef void (*TrackerListedVisit)(const TrackerListed *row, void *arg);
 typedef void (*TrackerRowVisit)(const TrackerRow *row, void *arg);
 
 extern void tracker_pin_settings(void);
-extern bool tracker_find_table(Oid *table, char **schema);
+extern bool tracker_find_table(Oid *table, const char **schema);
 extern void tracker_list_begin(bool all);
 extern TrackerOutcome tracker_list_page(int max, TrackerListedVisit visit,
 										void	   *arg, bool *more);

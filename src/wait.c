@@ -225,7 +225,7 @@ wait_look(WaitRow *row, const char *task_id, Name server)
 	Oid			types[] = {TEXTOID, NAMEOID};
 	Datum		values[] = {CStringGetTextDatum(task_id), NameGetDatum(server)};
 	Oid			table;
-	char	   *schema;
+	const char *schema;
 	char	   *sql;
 	bool		found;
 
@@ -572,7 +572,7 @@ wait_look_at(WaitLook *look, char **ids, int n)
 	MemoryContext context = CurrentMemoryContext;
 	Datum		values[1];
 	Oid			table;
-	char	   *schema;
+	const char *schema;
 	char	   *progress;
 
 	memset(look, 0, sizeof(WaitLook));

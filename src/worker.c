@@ -19,6 +19,10 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
@@ -73,6 +77,9 @@
  * That is noticed sooner if a command or the file itself shows it.
  */
 #define WORKER_ACCOUNT_WAIT (60 * SECOND)
+
+/* Memory that is kept for the next transaction, in bytes. */
+#define WORKER_SPARE_MEMORY (2 * 1024 * 1024)
 
 /* Files that asking waits for are looked at so often. */
 #define WORKER_WATCH_EVERY (1 * SECOND)
@@ -689,6 +696,19 @@ worker_reload(void)
 	worker_heed_setting();
 }
 
+/*
+ * Each transaction uses about as much memory as the one before: give it back
+ * to the system only when there is much of it.
+ */
+static void
+worker_keep_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_TRIM_THRESHOLD, WORKER_SPARE_MEMORY);
+	(void) mallopt(M_MMAP_THRESHOLD, WORKER_SPARE_MEMORY);
+#endif
+}
+
 /* Make what the loop works with. */
 static void
 worker_init(void)
@@ -698,6 +718,7 @@ worker_init(void)
 	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
 										 ALLOCSET_DEFAULT_SIZES);
 	question_init(worker.asks);
+	worker_keep_memory();
 	queue_init();
 	pace_init();
 	writer_init(worker_on_written);
