@@ -52,7 +52,7 @@ foreach my $kind (@kinds)
 	for my $i (1 .. $count)
 	{
 		my $time = $words =~ /%d/ ? int($most_time * $i / $count) : 0;
-		my $task = sprintf("$words", $time) . "-$i";
+		my $task = ($words =~ s/%d/$time/r) . "-$i";
 
 		push @tasks, $task;
 		$wanted{$task} = { state => "$state $code", time => $time };
