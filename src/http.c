@@ -658,12 +658,35 @@ http_hand_over(HttpRequest *request)
 	http_finish(request);
 }
 
+/*
+ * Let a request have another handle like its own.  A handle keeps the times of
+ * its last transfer until the next has begun, and by them route_look() tells
+ * whether a request is on its way: one that has been and is to stand in line
+ * again would be kept from opening a connection for ever.
+ */
+static void
+http_renew_handle(HttpRequest *request)
+{
+	CURL	   *easy = curl_easy_duphandle(request->easy);
+
+	if (easy != NULL && http_bind(easy, request) != CURLE_OK)
+	{
+		curl_easy_cleanup(easy);
+		easy = NULL;
+	}
+	if (easy == NULL)
+		return;
+	curl_easy_cleanup(request->easy);
+	request->easy = easy;
+}
+
 /* Have a transfer begin anew, when its turn comes. */
 static void
 http_restart(HttpRequest *request)
 {
 	(void) curl_multi_remove_handle(http.multi, request->easy);
 	http_count_closed(request);
+	http_renew_handle(request);
 	route_leave(request->target->route, request);
 	request->restarts++;
 	request->again = request->opened = request->connected = false;
