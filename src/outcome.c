@@ -83,7 +83,7 @@ outcome_phase(const HttpRequest *request, CURLcode result)
 	if (result == CURLE_COULDNT_RESOLVE_HOST ||
 		result == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
-	if (outcome_sent(request))
+	if (outcome_sent(request) && result != CURLE_COULDNT_CONNECT)
 		return HTTP_PHASE_ANSWER;
 	if (outcome_connected(request, result))
 	{
