@@ -5,8 +5,10 @@ use strict;
 use warnings;
 
 use AnyvodTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
+my $before;
 my $simulator = start_simulator(keys => [ 'sk-of-app', 'sk-of-public' ]);
 my $node = anyvod_node(
 	'privileges',
@@ -139,6 +141,73 @@ is($key_of->('keeper', 'public'), 'api_key=sk-of-public',
 	'so does the owner of the server');
 is($key_of->('app', 'public'), '', 'a role that may use the server does not');
 is($key_of->('stranger', 'public'), '', 'nor does a stranger');
+
+# Where a key goes is for the server's owner to say.
+foreach my $option (
+	"base_url 'http://127.0.0.1:1'",
+	"proxy 'http://127.0.0.1:1'",
+	"timeout '1'")
+{
+	my $action = $option =~ /^base_url/ ? 'SET' : 'ADD';
+
+	is(as_role('app', "ALTER SERVER anyapi OPTIONS ($action $option)"),
+		'42501', "a role with USAGE cannot alter the server: $option");
+}
+is(as_role('app', 'ALTER SERVER anyapi OWNER TO app'),
+	'42501', 'nor take it over');
+is( as_role(
+		'other', "ALTER USER MAPPING FOR app SERVER anyapi OPTIONS"
+		  . " (SET api_key 'sk-of-another')"),
+	'42501',
+	'nor alter the mapping of another');
+is( as_role(
+		'other',
+		"ALTER USER MAPPING FOR PUBLIC SERVER anyapi OPTIONS"
+		  . " (SET api_key 'sk-of-another')"),
+	'42501',
+	'or that of PUBLIC');
+is(as_role('app', 'CREATE SERVER mine FOREIGN DATA WRAPPER anyvod'),
+	'42501', 'without USAGE on the wrapper nobody makes a server');
+
+# What PostgreSQL itself shows
+$before = -s $node->logfile;
+is( as_role(
+		'boss',
+		"SET log_statement = 'all'; CREATE USER MAPPING FOR stranger"
+		  . " SERVER anyapi OPTIONS (api_key 'sk-in-the-log')"),
+	'00000',
+	'a key in a statement');
+like(slurp_file($node->logfile, $before),
+	qr/sk-in-the-log/, 'is in the log that statements are written to');
+
+# COPY is no way around the policies.
+is(as_role('app', "COPY anyvod_tasks (task_id, owner) FROM '/dev/null'"),
+	'42501', 'a role cannot load rows from a file');
+my ($status, $copied, $refused) = $node->psql(
+	'postgres', "COPY anyvod_tasks (task_id, owner) FROM STDIN;\n\\.\n",
+	extra_params => [ '-U', 'app' ]);
+like($refused, qr/COPY FROM not supported with row-level security/,
+	'nor with COPY FROM at all');
+(undef, $copied) = $node->psql('postgres', 'COPY anyvod_tasks TO STDOUT',
+	extra_params => [ '-U', 'other' ]);
+is($copied, '', 'COPY TO gives a role its rows only');
+
+# Nothing that the extension has runs with rights that its caller lacks.
+my $members = "pg_depend WHERE deptype = 'e' AND refobjid ="
+  . " (SELECT oid FROM pg_extension WHERE extname = 'anyvod')";
+is( $node->safe_psql('postgres',
+		"SELECT count(*) FROM pg_proc WHERE prosecdef AND oid IN"
+		  . " (SELECT objid FROM $members)"),
+	0,
+	'no function is SECURITY DEFINER');
+is( $node->safe_psql('postgres',
+		"SELECT count(*) FROM pg_class WHERE relkind = 'v'"
+		  . " AND NOT coalesce('security_invoker=true' = ANY (reloptions)"
+		  . " OR 'security_invoker=on' = ANY (reloptions), false)"
+		  . " AND oid IN (SELECT objid FROM $members)"
+		  . " AND pg_get_viewdef(oid) ~ 'anyvod_tasks'"),
+	0,
+	'every view over the table runs with the rights of its caller');
 
 # A trigger tries everything.  What it may not do is refused in a block of
 # its own, and its success is recorded, as is what the worker's settings are
@@ -280,7 +349,7 @@ is( as_role(
 		  . ' FOR EACH ROW EXECUTE FUNCTION intruder.attack()'),
 	'00000',
 	'deferred: a role with TRIGGER makes a trigger');
-my $before = -s $node->logfile;
+$before = -s $node->logfile;
 as_role('app', "INSERT INTO anyvod_tasks (task_id) VALUES ('image-deferred')");
 ok( wait_until(
 		sub {
