@@ -24,9 +24,9 @@ my %databases = (
 	in_latin1 => [ 'LATIN1', 'UTF8', 'LATIN1' ],
 	in_euc_cn => [ 'EUC_CN', 'UTF8', 'EUC_CN' ]);
 
-# What README.md documents; then what PostgreSQL says before anyvod is asked:
-# of values that are none of their type, of characters that an encoding lacks,
-# of constraints.
+# What doc/reference.md documents; then what PostgreSQL says before anyvod is
+# asked: of values that are none of their type, of characters that an encoding
+# lacks, of constraints.
 my %documented = map { $_ => 1 } qw(
   22023 42704 42501 HV00N HV000 53000 57014 28000 P0002 53400 54000 54001
   22P02 58030 38000 55000 25001 42809 HV00D

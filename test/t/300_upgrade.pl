@@ -268,7 +268,7 @@ is( $restored->safe_psql('postgres',
 is( $restored->safe_psql('postgres',
 		"SELECT count(*) FROM pg_trigger WHERE tgname = 'mine'"),
 	0,
-	'what users added to the table is not, as the README says');
+	'what users added to the table is not, as the documents say');
 ok( poll_until(
 		$restored,
 		"SELECT count(*) FROM anyvod_tasks WHERE task_id LIKE '%pending%'"

@@ -6,6 +6,7 @@
 use strict;
 use warnings;
 
+use AnyvodDoc;
 use AnyvodTest;
 use File::Copy ();
 use FindBin;
@@ -170,6 +171,13 @@ my @exprs = slurp_file("$extras/rules.yaml") =~ /^\s+expr: (.*)$/mg;
 is(scalar(@exprs), 4, 'rules');
 is(join(' ', grep { !$names{$_} } map { /\b(anyvod_\w+)/g } @exprs),
 	'', 'each alert is about figures that there are');
+
+# so there is what doc/operations.md shows
+my ($shown) = grep { /^anyvod_worker_up/ } map { $_->{text} } AnyvodDoc->new('doc/operations.md')->blocks;
+my @shown = $shown =~ /^(\w+)/mg;
+
+cmp_ok(scalar(@shown), '>', 5, 'figures in the documents');
+is(join(' ', grep { !$names{$_} } @shown), '', 'are there');
 
 $node->safe_psql('postgres', 'ALTER SYSTEM SET anyvod.worker = off');
 $node->reload;

@@ -280,12 +280,15 @@ is_same(
 	'wait events');
 
 #
-# What the log can hold
+# What the log can hold, and which alerts there are
 #
 
-SKIP:
+is_same(
+	[ map { $_->[0] } AnyvodDoc->new('doc/operations.md')->table('Monitoring', 'alert') ],
+	[ slurp_file("$AnyvodDoc::top/extras/prometheus/rules.yaml") =~ /- alert: (\w+)/g ],
+	'alerts');
+
 {
-	skip 'there is no doc/operations.md', 1 unless -e "$AnyvodDoc::top/doc/operations.md";
 	my %messages;
 
 	while ($sources =~ /ereport\((?:LOG|WARNING),\s*\((?:errcode\([^;]*?\),\s*)?errmsg\("((?:[^"\\]|\\.)*)"/g)

@@ -52,6 +52,7 @@ my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
 my %run = (run => 0, 'not run' => 0, 'left out' => 0);
 my $database;
 my $with_extension;
+my $sets_address;
 my $running;
 
 # What the readers of a page are taken to have; not all of it is on the page.
@@ -69,10 +70,8 @@ END
 my @pages = (
 	[
 		'README.md',
-		$orders . <<'END', <<'END' ],
-INSERT INTO orders VALUES (17, 't3600000-jump55-17'), (18, '1500-AigcImageTask-18'),
-	(19, 'fail40000-extContentModerationFailed-19');
-END
+		undef,
+		<<'END' ],
 INSERT INTO anyvod_tasks (task_id, state, task_type, model, started_at, ended_at, settled_at)
 SELECT 'came-' || i, 'succeeded', 'AigcImageTask', 'GEM 2.5', now() - interval '1 day',
 	now() - interval '1 day' + (20 + i) * interval '1 s', now() - interval '1 day'
@@ -117,6 +116,8 @@ sub enter
 	  if sql("SELECT count(*) FROM pg_database WHERE datname = '$name'", 'postgres') == 0;
 	$database = $name;
 	$ENV{PGDATABASE} = $name;
+	sql('CREATE ROLE app LOGIN', 'postgres')
+	  if $prelude && sql("SELECT count(*) FROM pg_roles WHERE rolname = 'app'", 'postgres') == 0;
 	sql($prelude) if $prelude;
 	lead_to_simulator();
 	return;
@@ -130,7 +131,11 @@ sub lead_to_simulator
 	return if sql("SELECT count(*) FROM pg_extension WHERE extname = 'anyvod'") == 0;
 	sql($with_extension) if $with_extension && $database eq 'shop';
 	$with_extension = undef if $database eq 'shop';
-	foreach my $server (split /\n/, sql(
+	# or that of a simulator that somebody would start
+	sql("ALTER SERVER anyapi OPTIONS (SET base_url $url)")
+	  if sql("SELECT count(*) FROM pg_foreign_server WHERE srvname = 'anyapi'"
+		  . " AND array_to_string(srvoptions, ',') ~ ':8080'") > 0;
+	foreach my $server ($sets_address ? () : split /\n/, sql(
 			'SELECT srvname FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = srvfdw'
 			  . " WHERE fdwname = 'anyvod' AND coalesce(array_to_string(srvoptions, ','), '') !~ 'base_url'"))
 	{
@@ -251,9 +256,11 @@ sub start_pgbouncer
 	$run->{harness} = IPC::Run::start([ $pgbouncer, "$folder/pgbouncer.ini" ],
 		'<', \undef, '>', \$run->{out}, '2>', \$run->{err});
 	wait_until(sub {
-			$run->{harness}->pump_nb;
-			return -S "$folder/.s.PGSQL.$port"; })
-	  or BAIL_OUT("pgbouncer: $run->{err}");
+			my $runs = $run->{harness}->pumpable;
+
+			$run->{harness}->pump_nb if $runs;
+			return -S "$folder/.s.PGSQL.$port" || !$runs; });
+	die "pgbouncer: $run->{err}" unless -S "$folder/.s.PGSQL.$port";
 	return ($run, $port);
 }
 
@@ -335,7 +342,6 @@ sub run_span
 	return;
 }
 
-sql('CREATE ROLE app LOGIN', 'postgres');
 foreach (@pages)
 {
 	my ($file, $prelude);
@@ -343,9 +349,11 @@ foreach (@pages)
 	($file, $prelude, $with_extension) = @$_;
 	next unless -e "$AnyvodDoc::top/$file";
 	next if $ENV{ANYVOD_DOC} && $file !~ /$ENV{ANYVOD_DOC}/;
-	enter('shop', $prelude);
 	my $page = AnyvodDoc->new($file);
 	my @blocks = $page->blocks;
+
+	$sets_address = grep { $_->{text} =~ /^ALTER SERVER anyapi OPTIONS \(ADD base_url/m } @blocks;
+	enter('shop', $prelude);
 	my @later = grep { $blocks[$_]{remark} =~ /\bat the end/ } 0 .. $#blocks;
 	my %later = map { $_ => 1 } @later;
 
