@@ -7,13 +7,22 @@ use strict;
 use warnings;
 
 use AnyvodTest;
+use POSIX ();
+use PostgreSQL::Test::Utils;
 use Test::More;
+
+plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
 
 my $simulator = start_simulator();
 my $node = anyvod_node(
 	'off_and_on',
 	simulator => $simulator,
-	conf => "anyvod.detection_delay = 100ms\nanyvod.poll_floor = 50ms\n");
+	conf => <<'END');
+log_min_messages = debug1
+anyvod.idle_timeout = 100ms
+anyvod.detection_delay = 100ms
+anyvod.poll_floor = 50ms
+END
 
 sub sql
 {
@@ -31,6 +40,25 @@ sub switch
 	return;
 }
 
+# How often has a worker been started?
+sub starts
+{
+	my @found = slurp_file($node->logfile) =~
+	  /starting background worker process "anyvod worker for/g;
+
+	return scalar @found;
+}
+
+# How often has a process gone to sleep?
+sub sleeps
+{
+	my ($pid) = @_;
+	my ($count) = slurp_file("/proc/$pid/status") =~
+	  /^voluntary_ctxt_switches:\s+(\d+)/m;
+
+	return $count;
+}
+
 my $launcher = launcher_pid($node);
 
 sql("INSERT INTO anyvod_tasks (task_id) VALUES ('t600000-before')");
@@ -45,25 +73,60 @@ kill 'CONT', $launcher;
 ok(defined $ended, 'it ends when workers are off');
 ok(defined wait_for_worker($node, 1), 'and one comes back when they are on');
 
-# A launcher that has not heard of it starts one, which does not stay.
-my $old = worker_pid($node);
+# Work that comes while the launcher does not look, and workers are off: it
+# starts none.  (It has been through all when it sleeps again.)
 kill 'STOP', $launcher;
 switch('off');
 ok(defined wait_for_worker($node, 0), 'off again');
 sql("INSERT INTO anyvod_tasks (task_id) VALUES ('image-meanwhile')");
+my $started = starts();
+my $slept = sleeps($launcher);
 kill 'CONT', $launcher;
+ok(wait_until(sub { sleeps($launcher) > $slept }), 'the launcher looks');
+is(starts(), $started, 'and starts no worker');
 ok( poll_until(
 		$node, 'SELECT state FROM anyvod_stat_worker', 'off'),
 	'the view says so');
 is($simulator->task_requests('image-meanwhile'),
 	0, 'nothing is asked for while they are off');
-is(worker_pid($node), '', 'and no worker stays');
 switch('on');
 ok( poll_until(
 		$node,
 		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-meanwhile'",
 		'succeeded'),
 	'what came meanwhile is filled in');
+
+# A worker that is wanted just before workers are off is started after that,
+# with nobody to tell it: it does not stay, nor ask.
+sql('DELETE FROM anyvod_tasks');
+ok(defined wait_for_worker($node, 0), 'nothing is to do');
+my $session = open_session($node);
+my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+kill 'STOP', $postmaster;
+$session->query_safe(
+	"INSERT INTO anyvod_tasks (task_id) VALUES ('image-wanted')");
+ok( wait_until(
+		sub {
+			my ($pending) =
+			  slurp_file("/proc/$postmaster/status") =~ /^ShdPnd:\s+(\w+)/m;
+
+			return hex($pending) & 1 << POSIX::SIGUSR1() - 1;
+		}),
+	'the launcher wants a worker');
+$started = starts();
+$session->query_safe('ALTER SYSTEM SET anyvod.worker = off');
+kill 'HUP', $postmaster;
+kill 'CONT', $postmaster;
+ok(wait_until(sub { starts() > $started }), 'which is started');
+ok(defined wait_for_worker($node, 0), 'and ends');
+is($simulator->task_requests('image-wanted'), 0, 'without having asked');
+close_session($session);
+switch('on');
+ok( poll_until(
+		$node,
+		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-wanted'",
+		'succeeded'),
+	'when they are on its row is filled in');
 
 # At its start the launcher visits one database after the other.
 foreach my $database ('held', 'behind')
@@ -77,7 +140,7 @@ $node->safe_psql('behind',
 $node->restart;
 $node->safe_psql('held',
 	"INSERT INTO anyvod_tasks (task_id) VALUES ('image-held')");
-my $session = open_session($node);
+$session = open_session($node);
 $session->query_safe('BEGIN; ALTER DATABASE held RENAME TO had');
 switch('on');
 ok( poll_until(
