@@ -106,7 +106,7 @@ static struct
 	int64		ask_at;			/* no round before this */
 	int64		round_at;		/* nor this, unless there is something new */
 	int			in_flight;		/* when the last round was over */
-	bool		full;			/* servers had no room for more then */
+	bool		full;			/* then only answers make more due so soon */
 	bool		absent;			/* the table is not there */
 } worker;
 
@@ -370,8 +370,9 @@ worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
 }
 
 /*
- * No round before this.  Where servers take no more questions at once, the
- * next ones are due as soon as half of them are answered.
+ * No round before this.  Where nothing falls due before the pause is over but
+ * servers take no more questions at once, the next ones are due as soon as half
+ * of them are answered.
  */
 static int64
 worker_next_round(void)
@@ -402,7 +403,7 @@ worker_ask(void)
 		return true;
 	worker.round_at = now + WORKER_ROUND_PAUSE;
 	worker.in_flight = http_in_flight(worker.batch);
-	worker.full = queue_next(now) == QUEUE_NEVER;
+	worker.full = queue_next(now) >= worker.round_at;
 	return false;
 }
 

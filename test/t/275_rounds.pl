@@ -1,0 +1,136 @@
+# Rows of tasks that are due are read in rounds, a few at a time: not one by one
+# where they are due one after another.  But a server that has no room for more
+# questions until it has answered does not wait for a round.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
+
+# A round comes this long after the one before, in milliseconds.
+my $pause = 4;
+
+my $simulator = start_simulator(keys => ['sk-rounds']);
+my $node = anyvod_node(
+	'rounds',
+	simulator => $simulator,
+	api_key => 'sk-rounds',
+	options => "rate_limit '5000', max_concurrency '1000'",
+	preload => 0,
+	conf => <<'END');
+shared_preload_libraries = 'pg_stat_statements, anyvod'
+pg_stat_statements.track = all
+autovacuum = off
+anyvod.idle_timeout = 1h
+anyvod.detection_delay = 25ms
+anyvod.poll_floor = 50ms
+anyvod.poll_cap = 50ms
+END
+
+sub sql
+{
+	my ($sql) = @_;
+
+	return $node->safe_psql('postgres', $sql);
+}
+
+if (sql("SELECT count(*) FROM pg_available_extensions WHERE name ="
+		. " 'pg_stat_statements'") == 0)
+{
+	plan skip_all => 'needs pg_stat_statements';
+}
+sql('CREATE EXTENSION pg_stat_statements');
+
+# Track so many tasks of a server, which will run for long.
+sub track
+{
+	my ($server, $count) = @_;
+
+	sql('INSERT INTO anyvod_tasks (task_id, server)'
+		  . " SELECT 'image-t6000000-$server-' || i, '$server'"
+		  . " FROM generate_series(1, $count) AS i");
+	return;
+}
+
+# How often rows of tasks that are due have been read.
+sub rounds
+{
+	return sql('SELECT COALESCE(sum(calls), 0) FROM pg_stat_statements'
+		  . " WHERE query LIKE '%unnest(\$1) AS d (task_id)%'"
+		  . " AND userid = 'pg_database_owner'::regrole");
+}
+
+sub asked
+{
+	return $simulator->stats(tasks => 0)->{requests};
+}
+
+# How often a process has gone to sleep.
+sub sleeps
+{
+	my ($pid) = @_;
+	my ($count) = slurp_file("/proc/$pid/status") =~
+	  /^voluntary_ctxt_switches:\s+(\d+)/m;
+
+	return $count;
+}
+
+# A server that answers at once, is asked a question at a time, and has more
+# tasks than it can be asked about
+sql(<<"END");
+CREATE SERVER narrow FOREIGN DATA WRAPPER anyvod
+	OPTIONS (base_url '@{[ $simulator->url ]}', max_concurrency '1',
+	rate_limit '5000');
+CREATE SERVER resting FOREIGN DATA WRAPPER anyvod
+	OPTIONS (base_url '@{[ $simulator->url ]}');
+CREATE USER MAPPING FOR PUBLIC SERVER narrow OPTIONS (api_key 'sk-rounds');
+CREATE USER MAPPING FOR PUBLIC SERVER resting OPTIONS (api_key 'sk-rounds');
+END
+track('narrow', 200);
+ok(wait_until(sub { asked() > 1000 }), 'its tasks are known to run');
+
+foreach my $what ('it is alone', 'another is not asked for long')
+{
+	if ($what =~ /another/)
+	{
+		sql('INSERT INTO anyvod_tasks (task_id, server)'
+			  . " VALUES ('http429-ra600-other', 'resting')");
+		ok( wait_until(
+				sub { $simulator->task_requests('http429-ra600-other') > 0 }),
+			'another server wants to be left alone');
+	}
+	my $pid = worker_pid($node);
+	my ($asked, $slept) = (asked(), sleeps($pid));
+	ok(wait_until(sub { asked() >= $asked + 1000 }), 'a narrow server is asked');
+	$slept = sleeps($pid) - $slept;
+	$asked = asked() - $asked;
+	measured('%s: %d questions, %d sleeps', $what, $asked, $slept);
+	# It sleeps for the answer, if that takes its time; and again where it
+	# pauses, if that is not over by then.
+	cmp_ok($slept, '<', 1.5 * $asked,
+		"without a pause after each answer: $what");
+}
+
+# Tasks that are due one after another, each half a millisecond
+sql('DELETE FROM anyvod_tasks');
+track('anyapi', 100);
+ok( wait_until(
+		sub { $simulator->task_requests('image-t6000000-anyapi-100') > 0 }),
+	'tasks are asked for');
+my @begin = (clock_ms(), rounds(), asked());
+ok(wait_until(sub { asked() >= $begin[2] + 4000 }), 'again and again');
+my @end = (asked(), rounds(), clock_ms());
+my $took = $end[2] - $begin[0];
+my $rounds = $end[1] - $begin[1];
+
+measured('%d questions were asked in %.0f ms in %d rounds',
+	$end[0] - $begin[2], $took, $rounds);
+cmp_ok($rounds, '>', 0, 'rounds are seen');
+cmp_ok($rounds, '<', 10 + 1.1 * $took / $pause,
+	'what is due is read in rounds, not one by one');
+
+done_testing();
