@@ -21,7 +21,7 @@ my %settings = (
 	default_transaction_read_only => 'on',
 	default_transaction_deferrable => 'on',
 	search_path => 'hostile, pg_catalog',
-	row_security => 'off',
+	row_security => 'on',
 	statement_timeout => '1ms',
 	lock_timeout => '1ms',
 	idle_in_transaction_session_timeout => '1ms',
@@ -44,6 +44,23 @@ my %settings = (
 	default_tablespace => 'pg_default',
 	work_mem => '64kB',
 	log_statement => 'none');
+
+# What a worker works with instead, where that makes a difference to it
+my %expected = (
+	transaction_isolation => 'read committed',
+	transaction_read_only => 'off',
+	transaction_deferrable => 'off',
+	search_path => 'pg_catalog, pg_temp',
+	row_security => 'off',
+	statement_timeout => '0',
+	lock_timeout => '1s',
+	idle_in_transaction_session_timeout => '0',
+	session_replication_role => 'origin',
+	exit_on_error => 'off',
+	synchronous_commit => 'local',
+	enable_indexscan => 'on',
+	enable_bitmapscan => 'on',
+	plan_cache_mode => 'auto');
 
 # Names as long as they can be, and such as want to be quoted
 my $long = 'n' x 63;
@@ -107,6 +124,16 @@ CREATE SERVER $quoted FOREIGN DATA WRAPPER anyvod OPTIONS (base_url
 CREATE USER MAPPING FOR PUBLIC SERVER $quoted OPTIONS (api_key 'sk-hostile');
 GRANT USAGE ON FOREIGN SERVER $quoted TO $quoted;
 GRANT USAGE ON SCHEMA $schema TO PUBLIC;
+CREATE TABLE public.seen (name text, setting text);
+GRANT INSERT ON public.seen TO PUBLIC;
+CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS \$\$
+BEGIN
+	INSERT INTO public.seen SELECT n, pg_catalog.current_setting(n)
+		FROM pg_catalog.unnest('{@{[ join ',', keys %expected ]}}'::text[]) AS n;
+	RETURN NULL;
+END \$\$;
+CREATE TRIGGER see AFTER UPDATE ON $schema.anyvod_tasks FOR EACH STATEMENT
+	EXECUTE FUNCTION public.see();
 END
 	$node->safe_psql('postgres',
 		join ";\n",
@@ -128,6 +155,14 @@ END
 			20, 30, $database),
 		"$what: rows are settled");
 	measured('%s: %.1f s', $what, (clock_ms() - $begin) / 1000);
+	is_deeply(
+		{
+			map { split /\|/ } split /\n/,
+			$node->safe_psql($database,
+				'SELECT DISTINCT name, setting FROM public.seen ORDER BY 1, 2')
+		},
+		\%expected,
+		"$what: with settings of the worker's own");
 	unlike(slurp_file($node->logfile, $offset),
 		qr/LOG:  anyvod|terminated by signal|exit code/,
 		"$what: the worker complains of nothing");
