@@ -24,7 +24,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 
 # The pure rooms: no SPI, no libcurl, no clock, no backend.
 PURE = answer document plan sanitize schedule value wire
-HELPERS = bytes expected memory
+HELPERS = bytes expected memory sound
 HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/compat.h) \
 	$(PURE:%=$(TOP)/src/%.h)
 OBJECTS = $(PURE:%=$(BUILD)/%.o) $(HELPERS:%=$(BUILD)/%.o)

@@ -21,6 +21,7 @@
 #include "check.h"
 #include "expected.h"
 #include "memory.h"
+#include "sound.h"
 
 static Expected *own_bodies;
 static Expected *more_bodies;
@@ -52,16 +53,6 @@ add(Text *text, const char *string)
 	add_bytes(text, string, strlen(string));
 }
 
-/* Read a string that came with a 200. */
-static Answer
-read_string(const char *body)
-{
-	Answer		answer;
-
-	answer_read(&answer, 200, NULL, body, strlen(body));
-	return answer;
-}
-
 static Answer
 read_text(const Text *text)
 {
@@ -69,45 +60,6 @@ read_text(const Text *text)
 
 	answer_read(&answer, 200, NULL, text->data, text->len);
 	return answer;
-}
-
-static bool
-same(const char *a, const char *b)
-{
-	if (a == NULL || b == NULL)
-		return a == b;
-	return strcmp(a, b) == 0;
-}
-
-/*
- * A date as in expected.json; the calendar is the C library's, so that the
- * reader's is not compared with itself.
- */
-static const char *
-date_text(bool known, TimestampTz value)
-{
-	static char text[64];
-	int64		usecs;
-	time_t		unix_time;
-	struct tm	tm;
-	size_t		len;
-
-	if (!known)
-		return NULL;
-	if (value == DT_NOEND)
-		return "infinity";
-	usecs = value % USECS_PER_SEC;
-	if (usecs < 0)
-		usecs += USECS_PER_SEC;
-	/* 946684800: 2000-01-01 as Unix time */
-	unix_time = (value - usecs) / USECS_PER_SEC + 946684800;
-	gmtime_r(&unix_time, &tm);
-	len = strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	if (usecs != 0)
-		snprintf(text + len, sizeof(text) - len, ".%06dZ", (int) usecs);
-	else
-		snprintf(text + len, sizeof(text) - len, "Z");
-	return text;
 }
 
 static const char *
@@ -118,84 +70,6 @@ flaw_text(AnswerFlaw flaw)
 	};
 
 	return names[flaw];
-}
-
-/*-------------------------------------------------------------------------
- * What holds for every answer, whatever was read
- *-------------------------------------------------------------------------
- */
-
-static int
-characters(const char *s)
-{
-	int			n = 0;
-
-	for (; *s != '\0'; s++)
-		n += (*s & 0xC0) != 0x80;
-	return n;
-}
-
-/* A line: valid, without control characters, not empty, bounded. */
-static bool
-good_line(const char *s, int max)
-{
-	if (s == NULL)
-		return true;
-	for (const unsigned char *c = (const unsigned char *) s; *c != '\0'; c++)
-	{
-		if (*c < 0x20 || *c == 0x7F)
-			return false;
-	}
-	return s[0] != '\0' && is_utf8(s, strlen(s)) && characters(s) <= max;
-}
-
-static bool
-good_files(const Answer *answer)
-{
-	if (answer->nfiles < -1 || answer->nfiles > 4002)
-		return false;
-	for (int i = 0; i < answer->nfiles; i++)
-	{
-		const AnswerFile *file = &answer->files[i];
-
-		if (file->file_url == NULL || !good_line(file->file_url, 8192) ||
-			!good_line(file->file_type, 200) ||
-			!good_line(file->storage_mode, 200) ||
-			!good_line(file->file_id, 200) ||
-			!good_line(file->media_name, 200) ||
-			(file->has_expire_time && file->expire_time != DT_NOEND &&
-			 !IS_VALID_TIMESTAMP(file->expire_time)))
-			return false;
-	}
-	return true;
-}
-
-static bool
-is_sound(const Answer *answer)
-{
-	if (!good_line(answer->status, 200) || !good_line(answer->task_type, 200) ||
-		!good_line(answer->error_code, 200) || !good_line(answer->model, 200) ||
-		!good_line(answer->request_id, 200) ||
-		!good_line(answer->file_url, 8192) ||
-		!good_line(answer->flaw_detail, 200) || !good_files(answer))
-		return false;
-	if (answer->error_message != NULL &&
-		(!is_utf8(answer->error_message, strlen(answer->error_message)) ||
-		 characters(answer->error_message) > ANSWER_MAX_MESSAGE))
-		return false;
-	if (answer->json != NULL && !is_utf8(answer->json, answer->json_len))
-		return false;
-	if (answer->progress < -1 || answer->progress > 100)
-		return false;
-	if (answer->verdict == ANSWER_UNREADABLE &&
-		(answer->flaw == ANSWER_FLAW_NONE || answer->flaw_detail == NULL))
-		return false;
-	if (answer->flaw != ANSWER_FLAW_NONE &&
-		answer->verdict != ANSWER_UNREADABLE &&
-		!(answer->flaw == ANSWER_FLAW_HTML &&
-		  answer->verdict == ANSWER_REJECTED))
-		return false;
-	return answer->verdict == ANSWER_SUCCEEDED || answer->file_url == NULL;
 }
 
 /* All that an answer says, as a text to compare. */
@@ -755,244 +629,9 @@ a_gigabyte_is_too_large(void)
 }
 
 /*-------------------------------------------------------------------------
- * Values
+ * Verdicts
  *-------------------------------------------------------------------------
  */
-
-static Answer
-read_progress_of(const char *value)
-{
-	static char body[256];
-
-	snprintf(body, sizeof(body),
-			 "{\"Response\":{\"Status\":\"PROCESSING\",\"TaskType\":\"A\","
-			 "\"A\":{\"Progress\":%s}}}",
-			 value);
-	note("%s", value);
-	return read_string(body);
-}
-
-static void
-progress_is_a_whole_percentage(void)
-{
-	static const struct
-	{
-		const char *value;
-		int			progress;
-	} cases[] = {
-		{"0", 0},
-		{"47", 47},
-		{"100", 100},
-		{"47.6", 47},
-		{"99.99", 99},
-		{"100.0", 100},
-		{"4.7e1", 47},
-		{"\"47\"", 47},
-		{"\"47%\"", 47},
-		{"\"47 %\"", 47},
-		{"\"47.6%\"", 47},
-		{"\"0%\"", 0},
-		{"100.1", -1},
-		{"101", -1},
-		{"-1", -1},
-		{"-0.5", -1},
-		{"1e400", -1},
-		{"null", -1},
-		{"true", -1},
-		{"\"\"", -1},
-		{"\"%\"", -1},
-		{"\"0x10\"", -1},
-		{"\"nan\"", -1},
-		{"\"47%%\"", -1},
-		{"\"4 7\"", -1},
-		{"[47]", -1},
-		{"{\"Progress\":47}", -1},
-		{"0.000000000000000000000000000000000000000001", -1},
-	};
-
-	for (int i = 0; i < (int) lengthof(cases); i++)
-	{
-		Answer		answer = read_progress_of(cases[i].value);
-
-		CHECK(answer.verdict == ANSWER_RUNNING);
-		CHECK(answer.progress == cases[i].progress);
-	}
-}
-
-/* What is wrong in one field leaves the others as they are. */
-static void
-a_value_of_another_type_is_none(void)
-{
-	static const char *const values[] = {"5", "true", "null", "[]", "{}"};
-
-	for (int i = 0; i < (int) lengthof(values); i++)
-	{
-		char		body[512];
-		Answer		answer;
-
-		snprintf(body, sizeof(body),
-				 "{\"error\":%s,\"Response\":{\"Status\":\"FINISH\","
-				 "\"TaskType\":\"A\",\"RequestId\":%s,\"CreateTime\":%s,"
-				 "\"A\":{\"Message\":%s,\"ErrCode\":7,\"Output\":"
-				 "{\"FileUrl\":\"u\",\"FileInfos\":[{\"FileUrl\":%s}]}}}}",
-				 i < 4 ? values[i] : "\"\"", values[i], values[i], values[i],
-				 values[i]);
-		answer = read_string(body);
-		note("%s", body);
-		CHECK(answer.verdict == ANSWER_FAILED);
-		CHECK(same(answer.error_code, "7"));
-		CHECK(answer.error_message == NULL && answer.request_id == NULL);
-		CHECK(!answer.has_started_at);
-		CHECK(answer.nfiles == 1 && same(answer.files[0].file_url, "u"));
-		CHECK(is_sound(&answer));
-		memory_reset();
-	}
-}
-
-static void
-only_zero_and_nothing_are_no_code(void)
-{
-	static const struct
-	{
-		const char *value;
-		const char *code;
-	} cases[] = {
-		{"0", NULL},
-		{"0.0", NULL},
-		{"-0", NULL},
-		{"0e9", NULL},
-		{"0.00E-3", NULL},
-		{"\"0\"", NULL},
-		{"\"\"", NULL},
-		{"\" \"", NULL},
-		{"\" 0 \"", NULL},
-		{"null", NULL},
-		{"false", NULL},
-		{"[]", NULL},
-		{"{}", NULL},
-		{"1", "1"},
-		{"-1", "-1"},
-		{"0.1", "0.1"},
-		{"1e3", "1e3"},
-		{"\"70000\"", "70000"},
-		{"\"ok\"", "ok"},
-		{"\"0x\"", "0x"},
-		{"\".\"", "."},
-		{"\"0e\"", NULL},
-		{"\"Internal\\nError\"", "Internal Error"},
-	};
-
-	for (int i = 0; i < (int) lengthof(cases); i++)
-	{
-		for (int ext = 0; ext < 2; ext++)
-		{
-			char		body[256];
-			Answer		answer;
-
-			snprintf(body, sizeof(body),
-					 "{\"Response\":{\"Status\":\"FINISH\","
-					 "\"TaskType\":\"A\",\"A\":{\"%s\":%s}}}",
-					 ext ? "ErrCodeExt" : "ErrCode", cases[i].value);
-			answer = read_string(body);
-			note("%s", body);
-			CHECK(same(answer.error_code, cases[i].code));
-			if (cases[i].code != NULL)
-				CHECK(answer.verdict == ANSWER_FAILED);
-			else
-				CHECK(answer.verdict == ANSWER_SUCCEEDED);
-		}
-	}
-}
-
-/* The reading of a date, by way of CreateTime. */
-static const char *
-read_date(const char *date)
-{
-	char		body[256];
-	Answer		answer;
-
-	snprintf(body, sizeof(body),
-			 "{\"Response\":{\"Status\":\"WAITING\",\"TaskType\":\"A\","
-			 "\"CreateTime\":\"%s\"}}",
-			 date);
-	answer = read_string(body);
-	note("%s", date);
-	CHECK(answer.verdict == ANSWER_RUNNING);
-	return date_text(answer.has_started_at, answer.started_at);
-}
-
-static void
-every_day_of_four_centuries_is_right(void)
-{
-	/* 1970-01-01 onwards by the C library, through a cycle of leap years */
-	for (int day = 0; day < 146097 + 366; day += is_slow() ? 29 : 1)
-	{
-		time_t		unix_time = (time_t) day * 86400 + day % 86400;
-		struct tm	tm;
-		char		date[64];
-
-		gmtime_r(&unix_time, &tm);
-		strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", &tm);
-		CHECK(same(read_date(date), date));
-		memory_reset();
-	}
-	CHECK(same(read_date("0001-01-02T00:00:00Z"), "1-01-02T00:00:00Z") ||
-		  same(read_date("0001-01-02T00:00:00Z"), "0001-01-02T00:00:00Z"));
-	CHECK(same(read_date("9998-12-31T23:59:59Z"), "9998-12-31T23:59:59Z"));
-}
-
-static void
-what_is_no_date_is_unknown(void)
-{
-	static const char *const wrong[] = {
-		"",
-		"soon",
-		"2026",
-		"2026-03-04",
-		"2026-03-04T08:00:00",
-		"2026-03-04 08:00:00Z",
-		"2026-3-4T08:00:00Z",
-		"2026-03-04T08:00Z",
-		"2026-13-04T08:00:00Z",
-		"2026-00-04T08:00:00Z",
-		"2026-02-29T08:00:00Z",
-		"2100-02-29T08:00:00Z",
-		"2026-04-31T08:00:00Z",
-		"2026-03-00T08:00:00Z",
-		"2026-03-04T24:00:00Z",
-		"2026-03-04T08:60:00Z",
-		"2026-03-04T08:00:60Z",
-		"2026-03-04T08:00:00ZZ",
-		"2026-03-04T08:00:00+08",
-		"2026-03-04T08:00:00+0800",
-		"2026-03-04T08:00:00.Z",
-		"2026-03-04T08:00:00+99:00",
-		"-026-03-04T08:00:00Z",
-		"0000-01-01T00:00:00Z",
-		"12026-03-04T08:00:00Z",
-		" 2026-03-04T08:00:00Z",
-		/* sentinels, and "never" as a date of the past */
-		"0000-00-00T00:00:00Z",
-		"0001-01-01T00:00:00Z",
-		"9999-12-31T23:59:59Z",
-	};
-
-	for (int i = 0; i < (int) lengthof(wrong); i++)
-		CHECK(read_date(wrong[i]) == NULL);
-}
-
-static void
-offsets_and_fractions_count(void)
-{
-	CHECK(same(read_date("2026-03-04T08:00:00+08:00"),
-			   "2026-03-04T00:00:00Z"));
-	CHECK(same(read_date("2026-03-04T08:00:00-09:30"),
-			   "2026-03-04T17:30:00Z"));
-	CHECK(same(read_date("2026-03-04T08:00:00.5Z"),
-			   "2026-03-04T08:00:00.500000Z"));
-	CHECK(same(read_date("1999-12-31T23:59:59.123456789Z"),
-			   "1999-12-31T23:59:59.123456Z"));
-}
 
 static void
 every_http_status_has_its_verdict(void)
@@ -1234,12 +873,6 @@ main(void)
 	RUN(a_thousand_files_are_listed_and_no_more);
 	RUN(without_output_there_is_no_list);
 	RUN(a_gigabyte_is_too_large);
-	RUN(progress_is_a_whole_percentage);
-	RUN(a_value_of_another_type_is_none);
-	RUN(only_zero_and_nothing_are_no_code);
-	RUN(every_day_of_four_centuries_is_right);
-	RUN(what_is_no_date_is_unknown);
-	RUN(offsets_and_fractions_count);
 	RUN(every_http_status_has_its_verdict);
 	RUN(every_verdict_has_a_name_of_its_own);
 	RUN(a_complaint_says_where);
