@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "answer.h"
+#include "bytes.h"
 #include "check.h"
 #include "memory.h"
 #include "sound.h"
