@@ -447,6 +447,12 @@ check_figures()
 		$j->{in_flight} == 0 && $j->{max_in_flight} == 1 &&
 		$j->{connections} == 5'
 	stats "tasks=0" '!exists $j->{tasks} && $j->{known_tasks} == 3'
+	fetch "$base/_tasks"
+	true_of "_tasks" '@$j == 3 &&
+		join(" ", sort map { "$_->{id} $_->{requests}" } @$j) eq
+			"http302-m 1 http302-n 1 n-1 2" &&
+		!grep { $_->{end_ms} > $_->{first_ms} ||
+			$_->{last_ms} < $_->{first_ms} } @$j'
 	stats "task=none" '$j->{requests} == 0 && !exists $j->{first_ms}'
 
 	curl -s --noproxy '*' -Z --parallel-immediate --parallel-max 20 \

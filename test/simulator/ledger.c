@@ -392,12 +392,10 @@ ledger_write_stats(Json *json, bool with_tasks)
 	json_close(json);
 }
 
-/* One task; of one that nobody asked about there is no time to tell. */
-void
-ledger_write_task(Json *json, const char *id)
+/* One task; of one that nobody asked about (NULL) there is no time to tell. */
+static void
+write_task(Json *json, const char *id, const Task *task)
 {
-	size_t		length = id_length(id);
-	Task	   *task = find_task(id, length, hash_text(id, length));
 	Words		words;
 
 	json_open(json, NULL, '{');
@@ -409,6 +407,27 @@ ledger_write_task(Json *json, const char *id)
 		json_number(json, "first_ms", task->first);
 		json_number(json, "last_ms", task->last);
 		json_number(json, "end_ms", task_course(&words, task->first).ends);
+	}
+	json_close(json);
+}
+
+void
+ledger_write_task(Json *json, const char *id)
+{
+	size_t		length = id_length(id);
+
+	write_task(json, id, find_task(id, length, hash_text(id, length)));
+}
+
+/* All of them, in no particular order */
+void
+ledger_write_tasks(Json *json)
+{
+	json_open(json, NULL, '[');
+	for (uint32_t i = 0; i < bucket_count; i++)
+	{
+		for (Task *task = *bucket_at(i); task != NULL; task = task->next)
+			write_task(json, task->id, task);
 	}
 	json_close(json);
 }

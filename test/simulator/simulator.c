@@ -521,7 +521,8 @@ static bool
 is_control(const char *path)
 {
 	return strcmp(path, "/_stats") == 0 || strcmp(path, "/_reset") == 0 ||
-		strcmp(path, "/_key") == 0 || strcmp(path, "/_log") == 0;
+		strcmp(path, "/_key") == 0 || strcmp(path, "/_log") == 0 ||
+		strcmp(path, "/_tasks") == 0;
 }
 
 static enum MHD_Result
@@ -532,6 +533,8 @@ answer_control(Request *request, const char *path)
 
 	if (strcmp(path, "/_stats") == 0)
 		write_stats(mhd, &answer.body);
+	else if (strcmp(path, "/_tasks") == 0)
+		ledger_write_tasks(&answer.body);
 	else if (strcmp(path, "/_log") == 0)
 	{
 		const char *count = argument_of(mhd, "n");

@@ -194,6 +194,7 @@ extern void ledger_forget_keys(void);
 extern bool ledger_authorizes(const char *authorization);
 extern void ledger_write_stats(Json *json, bool with_tasks);
 extern void ledger_write_task(Json *json, const char *id);
+extern void ledger_write_tasks(Json *json);
 extern void ledger_write_log(Json *json, int64_t count);
 
 #endif							/* SIMULATOR_H */
