@@ -6,6 +6,7 @@
 #   make bench               how fast, beside the limits of the machine
 #   make bench-quick         the same in less than two minutes
 #   make bench-schedule      what the learned schedule costs, beside others
+#   make bench-pace          what the worker needs, beside what it should
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make soak                half an hour at 2,000 questions a second, with faults
 #   make faults              faults of network, system and database, as a table
@@ -93,7 +94,7 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test faults soak soak-calls bench-schedule demo matrix \
+.PHONY: setup test faults soak soak-calls bench-pace bench-schedule demo matrix \
 	fuzz coverage format format-check gallery-test matrix-build deb deb-check \
 	dist doc-test meta meta-check pg-upgrade monitor-test
 
@@ -126,6 +127,10 @@ bench bench-quick:
 
 bench-schedule: setup
 	@$(MAKE) -s -C bench PG_CONFIG='$(PG_CONFIG)' schedule
+
+bench-pace:
+	@PG_CONFIG='$(PG_CONFIG)' TESTS=tap TAP=289 ANYVOD_PACE=yes KEEP='$(KEEP)' \
+		test/run
 
 gallery-test:
 	@test/setup chromium chromedriver
