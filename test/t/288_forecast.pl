@@ -28,8 +28,8 @@ sub sql
 my $task = 'video-t1000000-b' . int(1000 * Time::HiRes::time() - 40_000);
 
 sql(<<"END");
-CREATE ROLE alice; CREATE ROLE bob;
-GRANT USAGE ON FOREIGN SERVER anyapi TO alice;
+CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE carol;
+GRANT USAGE ON FOREIGN SERVER anyapi TO alice, carol;
 INSERT INTO anyvod_tasks (task_id, state, task_type, model, started_at,
 	ended_at, settled_at)
 SELECT 'came-' || i, 'succeeded', 'AigcVideoTask', 'Kling 2.1',
@@ -66,6 +66,8 @@ my $forecast =
 is(sql($forecast), 't|t|t|t', 'a running task will end 100 s after its start');
 is(sql($forecast, 'alice'), 't|t|t|t', 'its owner is told');
 is(sql($forecast, 'bob'), '|||', 'another role is not');
+is(sql($forecast, 'carol'), '|||', 'not even one that may use the server');
+
 my $dashboard =
   "SELECT abs(extract(epoch FROM elapsed + time_left) - 100) < 9"
   . " FROM anyvod_dashboard WHERE task_id = '$task'";
