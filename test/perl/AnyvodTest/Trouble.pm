@@ -28,8 +28,10 @@ use Time::HiRes ();
 # No connection lasts longer, in seconds.
 my $longest = 120;
 
-# Connections that "limit" takes at once.
+# Connections that "limit" takes at once, and for how long at least each keeps
+# its place, in seconds: a busy machine may serve one after the other.
 my $limit = 4;
+my $keep = 0.5;
 
 my %running;
 
@@ -474,7 +476,12 @@ sub _connection
 
 		my $answer = $self->_fetch($asked);
 
-		return send_all($client, $answer) unless $late{$mode};
+		if (!$late{$mode})
+		{
+			send_all($client, $answer);
+			Time::HiRes::sleep($keep) if $mode eq 'limit';
+			return;
+		}
 		$self->_note;
 
 		my (undef, $body) = split /\r\n\r\n/, $answer, 2;
