@@ -18,6 +18,7 @@ my $node = anyvod_node(
 	'off_and_on',
 	simulator => $simulator,
 	conf => <<'END');
+autovacuum = off
 log_min_messages = debug1
 anyvod.idle_timeout = 100ms
 anyvod.detection_delay = 100ms
@@ -59,13 +60,32 @@ sub sleeps
 	return $count;
 }
 
+# Is a process in that state, S or T?
+sub is_in_state
+{
+	my ($pid, $state) = @_;
+
+	return wait_until(
+		sub { slurp_file("/proc/$pid/status") =~ /^State:\s+$state/m });
+}
+
+# Stop a process, which takes effect when it would run next.
+sub stop
+{
+	my ($pid) = @_;
+
+	kill 'STOP', $pid;
+	is_in_state($pid, 'T') or BAIL_OUT("process $pid does not stop");
+	return;
+}
+
 my $launcher = launcher_pid($node);
 
 sql("INSERT INTO anyvod_tasks (task_id) VALUES ('t600000-before')");
 ok(defined wait_for_worker($node, 1), 'there is a worker');
 
 # The launcher sees nothing of this.
-kill 'STOP', $launcher;
+stop($launcher);
 switch('off');
 my $ended = wait_for_worker($node, 0);
 switch('on');
@@ -74,8 +94,12 @@ ok(defined $ended, 'it ends when workers are off');
 ok(defined wait_for_worker($node, 1), 'and one comes back when they are on');
 
 # Work that comes while the launcher does not look, and workers are off: it
-# starts none.  (It has been through all when it sleeps again.)
-kill 'STOP', $launcher;
+# starts none.  (It is not stopped half way: it sleeps, once the worker serves.
+# When it sleeps again it has been through all.)
+ok(poll_until($node, 'SELECT state FROM anyvod_stat_worker', 'serving'),
+	'the worker serves');
+ok(is_in_state($launcher, 'S'), 'the launcher sleeps');
+stop($launcher);
 switch('off');
 ok(defined wait_for_worker($node, 0), 'off again');
 sql("INSERT INTO anyvod_tasks (task_id) VALUES ('image-meanwhile')");
@@ -83,10 +107,10 @@ my $started = starts();
 my $slept = sleeps($launcher);
 kill 'CONT', $launcher;
 ok(wait_until(sub { sleeps($launcher) > $slept }), 'the launcher looks');
-is(starts(), $started, 'and starts no worker');
 ok( poll_until(
 		$node, 'SELECT state FROM anyvod_stat_worker', 'off'),
 	'the view says so');
+is(starts(), $started, 'and no worker is started');
 is($simulator->task_requests('image-meanwhile'),
 	0, 'nothing is asked for while they are off');
 switch('on');
@@ -102,7 +126,7 @@ sql('DELETE FROM anyvod_tasks');
 ok(defined wait_for_worker($node, 0), 'nothing is to do');
 my $session = open_session($node);
 my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
-kill 'STOP', $postmaster;
+stop($postmaster);
 $session->query_safe(
 	"INSERT INTO anyvod_tasks (task_id) VALUES ('image-wanted')");
 ok( wait_until(
