@@ -368,6 +368,8 @@ read_task(Answer *answer, const Response *response)
 	if (status == NULL)
 		return false;
 
+	if (task != NULL)
+		answer->task_id = task->id;
 	answer->status = status;
 	answer->task_type = response->task_type;
 	answer->has_started_at = set_moment(&response->created,
@@ -502,6 +504,23 @@ answer_read(Answer *answer, int http_status, const char *content_type,
 		answer->flaw = document.flaw;
 		answer->flaw_detail = document.flaw_detail;
 	}
+}
+
+/*
+ * answer_disown
+ *		An answer that has been read is one to another question.
+ */
+void
+answer_disown(Answer *answer)
+{
+	int			http_status = answer->http_status;
+
+	memset(answer, 0, sizeof(*answer));
+	answer->http_status = http_status;
+	answer->progress = -1;
+	answer->nfiles = -1;
+	set_unreadable(answer, ANSWER_FLAW_OTHER_TASK,
+				   "the answer is about another task");
 }
 
 /*

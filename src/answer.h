@@ -46,6 +46,7 @@ typedef enum AnswerFlaw
 	ANSWER_FLAW_NO_TASK,		/* JSON, but no task in it */
 	ANSWER_FLAW_HTML,			/* a web page (verdict ANSWER_REJECTED) */
 	ANSWER_FLAW_TOO_LARGE,		/* larger than a JSON text may be (1 GB) */
+	ANSWER_FLAW_OTHER_TASK,		/* an answer to another question */
 } AnswerFlaw;
 
 /* Deepest nesting of objects and arrays that is read. */
@@ -79,6 +80,7 @@ typedef struct Answer
 	char	   *flaw_detail;	/* one line in English, or NULL */
 
 	int			http_status;
+	char	   *task_id;		/* what the answer calls its task, or NULL */
 	char	   *status;			/* the upstream's word, NULL if none */
 	int			progress;		/* 0 to 100, or -1 */
 	char	   *file_url;		/* of the main file, or NULL */
@@ -107,6 +109,7 @@ typedef struct Answer
 extern void answer_read(Answer *answer, int http_status,
 						const char *content_type,
 						const char *body, size_t len);
+extern void answer_disown(Answer *answer);
 extern const char *answer_verdict_name(AnswerVerdict verdict);
 
 #endif							/* ANYVOD_ANSWER_H */

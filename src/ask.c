@@ -41,6 +41,7 @@ ask_start(Ask *ask, HttpBatch *batch, const char *task_id, void *tag)
 {
 	const Upstream *upstream = upstream_get(ask->server, ask->userid);
 
+	ask->task_id = task_id;
 	ask->serverid = upstream->serverid;
 	ask->upstream_id = upstream->id;
 	ask->max_response_size = upstream->max_response_size;
@@ -53,9 +54,12 @@ ask_read(Ask *ask)
 {
 	HttpRequest *request = ask->request;
 
-	if (request->outcome == HTTP_ANSWERED)
-		answer_read(&ask->answer, request->status, request->content_type,
-					request->body, request->body_len);
+	if (request->outcome != HTTP_ANSWERED)
+		return;
+	answer_read(&ask->answer, request->status, request->content_type,
+				request->body, request->body_len);
+	if (!http_is_answer(request, ask->task_id, ask->answer.task_id))
+		answer_disown(&ask->answer);
 }
 
 /*
@@ -255,6 +259,11 @@ ask_describe_unreadable(const Ask *ask, AskTrouble *trouble)
 									   answer->http_status,
 									   ask->request->content_type);
 			trouble->hint = _("Check the server's option \"base_url\": the gateway has no task queries there.");
+			break;
+		case ANSWER_FLAW_OTHER_TASK:
+			trouble->message = psprintf(_("server \"%s\" answered about another task"),
+										server);
+			trouble->hint = _("Try again: the connection has been closed.");
 			break;
 		case ANSWER_FLAW_NO_TASK:
 			trouble->message = psprintf(_("the answer of server \"%s\" holds no task"),

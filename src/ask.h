@@ -25,6 +25,7 @@ typedef struct Ask
 {
 	const char *server;			/* name of the foreign server */
 	Oid			userid;			/* the role that asks */
+	const char *task_id;
 	Oid			serverid;
 	uint64		upstream_id;	/* what it was asked with */
 	int			max_response_size;	/* bytes */

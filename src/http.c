@@ -928,6 +928,27 @@ http_keep(HttpRequest *request)
 	dlist_push_tail(&request->batch->kept, &request->node);
 }
 
+/*
+ * Is the answer to a request about one task, which names another (NULL: none),
+ * for that?  A gateway may have names of its own, so it is not only if that
+ * other task was asked about shortly before.  Then HTTP/1.1, which does not say
+ * what an answer is for, has got out of step on one of its connections, by an
+ * answer that nobody had asked for: none of them is used any more.
+ */
+bool
+http_is_answer(HttpRequest *request, const char *asked, const char *named)
+{
+	if (named == NULL || strcmp(asked, named) == 0 ||
+		!target_has_asked(request->target, named))
+		return true;
+	for (int fd = 0; fd < http.nsockets; fd++)
+	{
+		if (http.sockets[fd].ours && http.sockets[fd].in_turn)
+			(void) shutdown(fd, SHUT_RDWR);
+	}
+	return false;
+}
+
 /* Requests of the batch that have not finished. */
 int
 http_in_flight(const HttpBatch *batch)

@@ -109,6 +109,8 @@ extern HttpRequest *http_start(HttpBatch *batch, const Upstream *upstream,
 							   const char *task_id, void *tag);
 extern HttpRequest *http_finished(HttpBatch *batch);
 extern void http_keep(HttpRequest *request);
+extern bool http_is_answer(HttpRequest *request, const char *asked,
+						   const char *named);
 extern int	http_in_flight(const HttpBatch *batch);
 extern int	http_room(const HttpBatch *batch);
 extern bool http_turn(long timeout_ms);

@@ -18,6 +18,8 @@
 
 #include <curl/curl.h>
 
+#include "common/hashfn.h"
+
 #include "compat.h"
 #include "target.h"
 #include "wire.h"
@@ -222,6 +224,27 @@ target_max_connections(void)
  * Handles
  */
 
+static uint64
+target_hash(const char *task_id)
+{
+	return hash_bytes_extended((const unsigned char *) task_id,
+							   (int) strlen(task_id), 0);
+}
+
+/* Has there been a question about this task, not long ago? */
+bool
+target_has_asked(const HttpTarget *target, const char *task_id)
+{
+	uint64		hash = target_hash(task_id);
+
+	for (int i = 0; i < TARGET_MAX_ASKED; i++)
+	{
+		if (target->asked[i] == hash)
+			return true;
+	}
+	return false;
+}
+
 /* Options that say whom to trust. */
 static CURLcode
 target_set_trust(CURL *easy, HttpTarget *target)
@@ -289,6 +312,8 @@ target_take_handle(HttpTarget *target, const char *task_id, CURLcode *code)
 	{
 		strlcpy(target->url + target->url_prefix, task_id,
 				target->url_size - target->url_prefix);
+		target->asked[target->nasked++ % TARGET_MAX_ASKED] =
+			target_hash(task_id);
 		*code = curl_easy_setopt(easy, CURLOPT_URL, target->url);
 	}
 	if (*code == CURLE_OK)

@@ -29,6 +29,9 @@
 /* Idle easy handles kept for one upstream. */
 #define TARGET_MAX_IDLE_HANDLES 128
 
+/* Questions that are remembered, to tell whose answer it is that comes. */
+#define TARGET_MAX_ASKED 512
+
 /*
  * What one upstream's requests have in common: the easy handles, set up but
  * for the request itself, and what they point to.
@@ -53,11 +56,14 @@ typedef struct HttpTarget
 	long		connect_timeout;	/* milliseconds */
 	size_t		max_response_size;	/* bytes */
 	bool		tls;			/* the base URL is https */
+	uint32		nasked;			/* questions so far */
+	uint64		asked[TARGET_MAX_ASKED];	/* hashes of the latest task ids */
 	int			nidle;
 	CURL	   *idle[TARGET_MAX_IDLE_HANDLES];
 } HttpTarget;
 
 extern HttpTarget *target_get(const Upstream *upstream);
+extern bool target_has_asked(const HttpTarget *target, const char *task_id);
 extern int	target_max_connections(void);
 extern CURL *target_take_handle(HttpTarget *target, const char *task_id,
 								CURLcode *code);
