@@ -9,6 +9,8 @@
 #   make bench-pace          what the worker needs, beside what it should
 #   make soak-calls          200,000 calls and 20,000 cancelled in one session
 #   make soak                half an hour at 2,000 questions a second, with faults
+#   make sanitize            the tests with AddressSanitizer, UBSan and assertions
+#   make valgrind            the tests with every server process under valgrind
 #   make faults              faults of network, system and database, as a table
 #   make gallery-test        the gallery in a real browser
 #   make doc-test            what the documents say, with pgbouncer and Python
@@ -94,9 +96,10 @@ include $(wildcard $(PGXS))
 # need neither an installed anyvod nor a running server, and install what they
 # miss (see test/setup).
 
-.PHONY: setup test faults soak soak-calls bench-pace bench-schedule demo matrix \
-	fuzz coverage format format-check gallery-test matrix-build deb deb-check \
-	dist doc-test meta meta-check pg-upgrade monitor-test
+.PHONY: setup test faults soak soak-calls sanitize valgrind bench-pace \
+	bench-schedule demo matrix fuzz coverage format format-check gallery-test \
+	matrix-build deb deb-check dist doc-test meta meta-check pg-upgrade \
+	monitor-test
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -112,6 +115,11 @@ soak-calls:
 soak:
 	@PG_CONFIG='$(PG_CONFIG)' KEEP='$(KEEP)' STAGE_LIMIT=3600 TESTS=tap \
 		TAP=231 ANYVOD_SOAK=1800 test/run
+
+sanitize valgrind:
+	@PG_CONFIG='$(PG_CONFIG)' KEEP='$(KEEP)' TESTS='$(TESTS)' TAP='$(TAP)' \
+		REGRESS='$(if $(filter command line,$(origin REGRESS)),$(REGRESS))' \
+		test/instrumented $@
 
 faults:
 	@PG_CONFIG='$(PG_CONFIG)' TESTS=faults FAULTS='$(FAULTS)' KEEP='$(KEEP)' \

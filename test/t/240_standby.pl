@@ -71,7 +71,7 @@ unlike(slurp_file($standby->logfile),
 
 # Promotion
 my $before = $primary->safe_psql('postgres',
-	"SELECT task_id, xmin FROM anyvod_tasks WHERE state <> 'pending'");
+	"SELECT task_id, xmin FROM anyvod_tasks WHERE task_id = 'image-before'");
 $primary->stop('immediate');
 my $asked = $simulator->stats->{requests};
 my $begin = clock_ms();
