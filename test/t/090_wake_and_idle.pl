@@ -154,10 +154,11 @@ is( sql("SELECT DISTINCT polls FROM anyvod_tasks WHERE task_id LIKE '%burst%'"),
 	'with one question each');
 
 # Waking by hand, where triggers did not fire
-sql("SET session_replication_role = replica;"
-	  . ' ALTER TABLE anyvod_tasks DISABLE TRIGGER anyvod_tasks_changed;'
+sql('ALTER TABLE anyvod_tasks DISABLE TRIGGER ALL;'
 	  . " INSERT INTO anyvod_tasks (task_id) VALUES ('image-by-hand');"
-	  . ' ALTER TABLE anyvod_tasks ENABLE ALWAYS TRIGGER anyvod_tasks_changed');
+	  . ' ALTER TABLE anyvod_tasks ENABLE TRIGGER ALL;'
+	  . ' ALTER TABLE anyvod_tasks ENABLE ALWAYS TRIGGER anyvod_tasks_changed;'
+	  . ' ALTER TABLE anyvod_tasks ENABLE REPLICA TRIGGER anyvod_tasks_applied');
 sql('SELECT anyvod_wake()');
 ok(settled('image-by-hand'), 'anyvod_wake() finds what no trigger saw');
 

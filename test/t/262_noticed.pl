@@ -99,10 +99,11 @@ foreach my $jobs (1, 3)
 anyvod_database($node, 'model', %server);
 foreach my $strategy (qw(wal_log file_copy))
 {
-	sql('SET session_replication_role = replica;'
-		  . ' ALTER TABLE anyvod_tasks DISABLE TRIGGER anyvod_tasks_changed;'
+	sql('ALTER TABLE anyvod_tasks DISABLE TRIGGER ALL;'
 		  . " INSERT INTO anyvod_tasks (task_id) VALUES ('image-$strategy');"
-		  . ' ALTER TABLE anyvod_tasks ENABLE ALWAYS TRIGGER anyvod_tasks_changed',
+		  . ' ALTER TABLE anyvod_tasks ENABLE TRIGGER ALL;'
+		  . ' ALTER TABLE anyvod_tasks ENABLE ALWAYS TRIGGER anyvod_tasks_changed;'
+		  . ' ALTER TABLE anyvod_tasks ENABLE REPLICA TRIGGER anyvod_tasks_applied',
 		'model');
 	sql("CREATE DATABASE copy_$strategy TEMPLATE model STRATEGY $strategy");
 	ok(settled("image-$strategy", "copy_$strategy"),
