@@ -265,8 +265,8 @@ ok(defined wait_for_worker($node, 0), 'the worker forgets it');
 is(sql('SELECT count(*) FROM anyvod_tasks'), '0', 'and writes nothing');
 is(asked_for('image-delay1000-deleted'), 1, 'nor asks again');
 
-# A table that somebody has locked
-track('image-delay1000-locked');
+# A table that somebody has locked, and a task that keeps the worker there
+track([ 'image-delay1000-locked', 'image-t600000-stays' ]);
 ok(wait_until(sub { asked_for('image-delay1000-locked') == 1 }),
 	'a question is on its way');
 $session = open_session($node);
