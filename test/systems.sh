@@ -111,15 +111,19 @@ remove_unfinished()
 	unfinished=
 }
 
-# apt-get in the system in folder $1.  A mirror may stand still, its lists
-# past their date; they are signed all the same.
+# How apt is called.  A mirror may stand still, its lists past their date; they
+# are signed all the same.
+APT_GET="apt-get -q -y -o Acquire::Check-Valid-Until=false"
+
+# apt-get in the system in folder $1.
 apt_in()
 {
 	root=$1
 	shift
+	# split on purpose: a command
+	# shellcheck disable=SC2086
 	chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH="$INSIDE" \
-		apt-get -q -y -o DPkg::Path="$INSIDE" --no-install-recommends \
-		-o Acquire::Check-Valid-Until=false "$@"
+		$APT_GET -o DPkg::Path="$INSIDE" --no-install-recommends "$@"
 }
 
 # Has the system in folder $1 these packages?
