@@ -320,6 +320,8 @@ http_on_body(char *data, size_t one, size_t len, void *arg)
 	size_t		limit = request->target->max_response_size;
 
 	route_heard(request->target->route);
+	if (len == 0)
+		return 0;				/* there is no body */
 	if (len > limit - request->body_len)
 	{
 		request->too_large = true;
@@ -334,7 +336,7 @@ http_on_body(char *data, size_t one, size_t len, void *arg)
 			size *= 2;
 		size = Min(size, limit);
 		if (http.body_bytes - request->body_size + size > HTTP_MAX_BODIES ||
-			(body = realloc(request->body, size)) == NULL)
+			(body = realloc(request->body, size + 1)) == NULL)
 		{
 			request->no_memory = true;
 			return 0;
@@ -345,6 +347,7 @@ http_on_body(char *data, size_t one, size_t len, void *arg)
 	}
 	memcpy(request->body + request->body_len, data, len);
 	request->body_len += len;
+	request->body[request->body_len] = '\0';
 	return len;
 }
 

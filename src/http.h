@@ -87,9 +87,9 @@ typedef struct HttpRequest
 	int			status;			/* HTTP status */
 	char		content_type[64];	/* media type alone, cut at that */
 	int			retry_after;	/* seconds, -1 if not said */
-	char	   *body;			/* malloc'd, NULL if empty; not terminated */
+	char	   *body;			/* malloc'd and terminated, NULL if empty */
 	size_t		body_len;
-	size_t		body_size;		/* allocated */
+	size_t		body_size;		/* allocated, but for the terminator */
 	int64		started;		/* monotonic clock, microseconds */
 	int64		elapsed;		/* start to end, microseconds */
 	dlist_node	line_node;		/* in its route's line, if in_line */
