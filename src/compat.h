@@ -200,16 +200,19 @@ typedef void CompatJsonResult;
 #define COMPAT_JSON_DONE return
 #endif
 
-/* A lexer for len bytes (below 1 GB) that hands out unescaped strings. */
+/*
+ * A lexer for len bytes (below 1 GB) that hands out decoded strings, or none
+ * at all.
+ */
 static inline JsonLexContext *
-compat_json_lex(const char *json, size_t len, int encoding)
+compat_json_lex(const char *json, size_t len, int encoding, bool decode)
 {
 #if PG_VERSION_NUM >= 170000
 	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
-										encoding, true);
+										encoding, decode);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
-										encoding, true);
+										encoding, decode);
 #endif
 }
 
@@ -220,8 +223,11 @@ compat_json_lex_free(JsonLexContext *lex)
 #if PG_VERSION_NUM >= 170000
 	freeJsonLexContext(lex);
 #else
-	pfree(lex->strval->data);
-	pfree(lex->strval);
+	if (lex->strval != NULL)
+	{
+		pfree(lex->strval->data);
+		pfree(lex->strval);
+	}
 	pfree(lex);
 #endif
 }

@@ -60,6 +60,16 @@ pstrdup(const char *in)
 	return memcpy(palloc(size), in, size);
 }
 
+char *
+pnstrdup(const char *in, Size size)
+{
+	char	   *out = palloc(size + 1);
+
+	memcpy(out, in, size);
+	out[size] = '\0';
+	return out;
+}
+
 static double
 seconds(void)
 {
