@@ -13,9 +13,9 @@
  *
  * - A callback that libcurl calls never throws: it notes what went wrong in
  *	 the request and returns failure.  It allocates with malloc only.
- * - A call that may start a transfer may start a resolver thread.  Such calls
- *	 run with all signals blocked, so that the thread inherits that and never
- *	 takes a signal that is meant for the process.
+ * - libcurl may start a thread to resolve a name.  It says so before, and then
+ *	 all signals are blocked until its call returns, so that the thread
+ *	 inherits that and never takes a signal that is meant for the process.
  * - The key leaves this file in the Authorization header only.
  *
  * What is asked and how the answer is read is not known here.
@@ -95,6 +95,9 @@ static struct
 	int			nsockets;
 	size_t		body_bytes;		/* allocated to bodies */
 	int			max_host_connections;
+	bool		finished;		/* a request has, in this turn */
+	bool		blocked;		/* all signals are, until libcurl returns */
+	sigset_t	unblocked;		/* what was blocked before */
 } http;
 
 
@@ -114,8 +117,46 @@ http_clock(void)
 
 
 /*
+ * Signals
+ *
+ * Blocking them around each call costs more than many a call.
+ */
+
+/* Block all signals, before a thread may be started. */
+static void
+http_block_signals(void)
+{
+	sigset_t	all;
+
+	if (http.blocked)
+		return;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &http.unblocked);
+	http.blocked = true;
+}
+
+/* libcurl has returned: let signals come again, if they were blocked. */
+static void
+http_restore_signals(void)
+{
+	if (!http.blocked)
+		return;
+	http.blocked = false;
+	pthread_sigmask(SIG_SETMASK, &http.unblocked, NULL);
+}
+
+
+/*
  * What libcurl calls.  Nothing below throws.
  */
+
+/* libcurl is about to resolve a name, for which it may start a thread. */
+static int
+http_on_resolve(void *resolver, void *reserved, void *arg)
+{
+	http_block_signals();
+	return 0;
+}
 
 /* Make room for a descriptor in the table; false if there is no memory. */
 static bool
@@ -356,22 +397,6 @@ http_on_body(char *data, size_t one, size_t len, void *arg)
  * The loop
  */
 
-/* Block all signals, as is due around calls that may start a thread. */
-static void
-http_block_signals(sigset_t *saved)
-{
-	sigset_t	all;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, saved);
-}
-
-static void
-http_restore_signals(const sigset_t *saved)
-{
-	pthread_sigmask(SIG_SETMASK, saved, NULL);
-}
-
 /* Give back what http_init had got before it failed. */
 static void
 http_undo_init(CURLM *multi, int poller)
@@ -444,7 +469,6 @@ http_init(void)
 	static bool libcurl_ready = false;
 	CURLM	   *multi = NULL;
 	int			poller = -1;
-	sigset_t	saved;
 
 	if (http.multi != NULL)
 		return;
@@ -453,9 +477,9 @@ http_init(void)
 	{
 		/* The environment is not obeyed, least of all in this. */
 		unsetenv("SSLKEYLOGFILE");
-		http_block_signals(&saved);
+		http_block_signals();
 		libcurl_ready = curl_global_init(CURL_GLOBAL_ALL) == CURLE_OK;
-		http_restore_signals(&saved);
+		http_restore_signals();
 	}
 	if (libcurl_ready)
 		multi = curl_multi_init();
@@ -535,7 +559,7 @@ http_retire(int fd)
 		(void) shutdown(fd, SHUT_RDWR);
 }
 
-/* Give libcurl the events that are there and the time that has passed. */
+/* Give libcurl the events that are there. */
 static void
 http_dispatch(void)
 {
@@ -556,12 +580,19 @@ http_dispatch(void)
 		(void) curl_multi_socket_action(http.multi, events[i].fd,
 										http_mask(&events[i]), &running);
 	}
-	if (http.timer_set && http_clock() >= http.timer)
-	{
-		http.timer_set = false;
-		(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
-										&running);
-	}
+}
+
+/* Give libcurl the time that has passed. */
+static void
+http_tick(void)
+{
+	int			running;
+
+	if (!http.timer_set || http_clock() < http.timer)
+		return;
+	http.timer_set = false;
+	(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
+									&running);
 }
 
 /*
@@ -595,6 +626,7 @@ http_bind(CURL *easy, HttpRequest *request)
 	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, http_on_open);
 	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, request);
 	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, http_on_close);
+	HTTP_SET(easy, CURLOPT_RESOLVER_START_FUNCTION, http_on_resolve);
 	HTTP_SET(easy, CURLOPT_WRITEFUNCTION, http_on_body);
 	HTTP_SET(easy, CURLOPT_WRITEDATA, request);
 	HTTP_SET(easy, CURLOPT_ERRORBUFFER, request->trouble);
@@ -649,6 +681,7 @@ http_finish(HttpRequest *request)
 	http_drop_handle(request, true);
 	dlist_delete(&request->node);
 	dlist_push_tail(&request->batch->finished, &request->node);
+	http.finished = true;
 }
 
 /* Hand a request to libcurl. */
@@ -881,7 +914,6 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 {
 	HttpRequest *request;
 	CURLcode	code = CURLE_OUT_OF_MEMORY;
-	sigset_t	saved;
 
 	Assert(wire_task_id_valid(task_id, strlen(task_id)));
 	request = MemoryContextAllocZero(batch->context, sizeof(HttpRequest));
@@ -891,7 +923,6 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	request->started = http_clock();
 	dlist_push_tail(&batch->in_flight, &request->node);
 
-	http_block_signals(&saved);
 	request->target = target_get(upstream);
 	if (request->target != NULL)
 	{
@@ -910,7 +941,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		outcome_not_started(request, code);
 		http_finish(request);
 	}
-	http_restore_signals(&saved);
+	http_restore_signals();
 	return request;
 }
 
@@ -970,22 +1001,18 @@ http_room(const HttpBatch *batch)
 }
 
 /*
- * One turn of the loop: wait until something happens, at most "timeout_ms"
- * milliseconds (-1: without an end), and deal with it.  Returns whether the
- * latch was set.  Raises whatever CHECK_FOR_INTERRUPTS() raises.
+ * Wait until something happens, at most "timeout_ms" milliseconds (-1:
+ * without an end).  Returns whether the latch was set.
  */
-bool
-http_turn(long timeout_ms)
+static bool
+http_wait(long timeout_ms)
 {
 	WaitEvent	events[3];
 	bool		latched = false;
-	sigset_t	saved;
 	int			n;
 
-	http_init();
-	CHECK_FOR_INTERRUPTS();
-	n = WaitEventSetWait(http.wait_set, http_time_to_wait(timeout_ms), events,
-						 lengthof(events), http.wait_event);
+	n = WaitEventSetWait(http.wait_set, timeout_ms, events, lengthof(events),
+						 http.wait_event);
 	for (int i = 0; i < n; i++)
 	{
 		if (events[i].events & WL_LATCH_SET)
@@ -994,13 +1021,37 @@ http_turn(long timeout_ms)
 			latched = true;
 		}
 	}
-	CHECK_FOR_INTERRUPTS();
+	return latched;
+}
 
-	http_block_signals(&saved);
-	http_dispatch();
+/*
+ * One turn of the loop: do what is due, questions that were just started
+ * above all; wait until something happens, at most "timeout_ms" milliseconds
+ * (-1: without an end), unless a request has finished by then; and deal with
+ * it.  Returns whether the latch was set.  Raises whatever
+ * CHECK_FOR_INTERRUPTS() raises.
+ */
+bool
+http_turn(long timeout_ms)
+{
+	bool		latched;
+
+	http_init();
+	CHECK_FOR_INTERRUPTS();
+	http.finished = false;
+	http_tick();
 	http_collect();
 	http_let_in();
-	http_restore_signals(&saved);
+	http_restore_signals();
+
+	latched = http_wait(http.finished ? 0 : http_time_to_wait(timeout_ms));
+	CHECK_FOR_INTERRUPTS();
+
+	http_dispatch();
+	http_tick();
+	http_collect();
+	http_let_in();
+	http_restore_signals();
 	return latched;
 }
 
@@ -1008,13 +1059,10 @@ http_turn(long timeout_ms)
 void
 http_release(HttpRequest *request)
 {
-	sigset_t	saved;
-
 	if (request->easy != NULL)
 	{
-		http_block_signals(&saved);
 		http_drop_handle(request, false);
-		http_restore_signals(&saved);
+		http_restore_signals();
 	}
 	if (request->target != NULL)
 		request->target->in_use--;

@@ -44,6 +44,27 @@ sub threads
 	my ($pid) = @_;
 	return scalar(my @threads = glob "/proc/$pid/task/*");
 }
+
+# Threads of a process, beside its own, that would take a signal meant for it:
+# any but KILL (9) and STOP (19), which none can refuse.
+my $looked_at = 0;
+sub listeners
+{
+	my ($pid) = @_;
+	my $all = 0x7ffbfeff;
+	my @listening;
+
+	foreach my $thread (glob "/proc/$pid/task/*")
+	{
+		next if $thread =~ m{/$pid$};
+		# one that has just ended listens no more
+		my ($blocked) = eval { slurp_file("$thread/status") } // '';
+		next unless $blocked =~ /^SigBlk:\s+[0-9a-f]{8}([0-9a-f]{8})$/m;
+		$looked_at++;
+		push @listening, $thread if (hex($1) & $all) != $all;
+	}
+	return @listening;
+}
 sub descriptors
 {
 	my ($pid) = @_;
@@ -212,6 +233,7 @@ foreach my $statement (@statements)
 
 	# Nobody waits for it, then cancel
 	ok(begin_there($session, $pid, $statement), $what);
+	is_deeply([ listeners($pid) ], [], 'no other thread takes its signals');
 	$admin->query_safe('CREATE DATABASE other STRATEGY file_copy');
 	$begin = clock_ms();
 	$admin->query_safe('DROP DATABASE other WITH (FORCE)');
@@ -282,5 +304,7 @@ my $log = slurp_file($node->logfile);
 is_deeply([ grep { $log !~ /^$_ 57P01 FATAL/m } map { $_->[1] } @sessions ],
 	[], 'and tells each');
 close_session($_) foreach $admin, $session, map { $_->[0] } @sessions;
+cmp_ok($looked_at, '>', 0, 'threads were looked at')
+  if exists $places{'resolving the name'};
 
 done_testing();
