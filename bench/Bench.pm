@@ -20,7 +20,7 @@ our @EXPORT = qw(
   note_figure new_row note_run print_table
   limits client output
   psql psql_on one_core two_cores any_core pin
-  processor_seconds memory worker_pid wait_until now
+  processor_seconds sleeps memory worker_pid wait_until now
   median quantile setting work worker_on worker_off
 );
 
@@ -326,6 +326,18 @@ sub processor_seconds
 	return $ns / 1e9;
 }
 
+# How often a process has gone to sleep.
+sub sleeps
+{
+	my ($pid) = @_;
+
+	open my $file, '<', "/proc/$pid/status" or croak "status: $!";
+	my ($times) =
+	  join('', <$file>) =~ /^voluntary_ctxt_switches:\s+(\d+)/m;
+	close $file;
+	return $times;
+}
+
 # Bytes of a process's own memory.
 sub memory
 {
@@ -386,12 +398,19 @@ use Time::HiRes ();
 # The answers are as long as usual ones, 1.1 kB.
 my $padding = 'a quiet harbour at dawn, fishing boats at anchor, ' x 13;
 
+# When the tasks were begun: an hour ago.
+my $begun = POSIX::strftime('%Y-%m-%dT%H:%M:%SZ', gmtime(time - 3600));
+
+# The columns of a running task's row that has been asked for, and SQL for
+# their values.
+sub columns { return 'status, progress, task_type, model, started_at' }
+sub row { return "'PROCESSING', 40, 'AigcImageTask', 'GEM 2.5', '$begun'" }
+
 # A task's answer; nginx puts in the task's id and a request id that is
-# another each time.  An hour ago it was begun.
+# another each time.
 sub answer
 {
 	my ($status, $progress, $more) = @_;
-	my $begun = POSIX::strftime('%Y-%m-%dT%H:%M:%SZ', gmtime(time - 3600));
 	my $outer = $status eq 'FINISH' ? 'FINISH' : 'PROCESSING';
 
 	return qq({"Response":{"Status":"$outer","TaskType":"AigcImageTask",)
