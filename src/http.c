@@ -13,9 +13,9 @@
  *
  * - A callback that libcurl calls never throws: it notes what went wrong in
  *	 the request and returns failure.  It allocates with malloc only.
- * - libcurl may start a thread to resolve a name.  It says so before, and then
- *	 all signals are blocked until its call returns, so that the thread
- *	 inherits that and never takes a signal that is meant for the process.
+ * - A call that may start a transfer may start a resolver thread.  Such calls
+ *	 run with all signals blocked, so that the thread inherits that and never
+ *	 takes a signal that is meant for the process.
  * - The key leaves this file in the Authorization header only.
  *
  * What is asked and how the answer is read is not known here.
@@ -96,8 +96,6 @@ static struct
 	size_t		body_bytes;		/* allocated to bodies */
 	int			max_host_connections;
 	bool		finished;		/* a request has, in this turn */
-	bool		blocked;		/* all signals are, until libcurl returns */
-	sigset_t	unblocked;		/* what was blocked before */
 } http;
 
 
@@ -117,46 +115,8 @@ http_clock(void)
 
 
 /*
- * Signals
- *
- * Blocking them around each call costs more than many a call.
- */
-
-/* Block all signals, before a thread may be started. */
-static void
-http_block_signals(void)
-{
-	sigset_t	all;
-
-	if (http.blocked)
-		return;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &http.unblocked);
-	http.blocked = true;
-}
-
-/* libcurl has returned: let signals come again, if they were blocked. */
-static void
-http_restore_signals(void)
-{
-	if (!http.blocked)
-		return;
-	http.blocked = false;
-	pthread_sigmask(SIG_SETMASK, &http.unblocked, NULL);
-}
-
-
-/*
  * What libcurl calls.  Nothing below throws.
  */
-
-/* libcurl is about to resolve a name, for which it may start a thread. */
-static int
-http_on_resolve(void *resolver, void *reserved, void *arg)
-{
-	http_block_signals();
-	return 0;
-}
 
 /* Make room for a descriptor in the table; false if there is no memory. */
 static bool
@@ -397,6 +357,22 @@ http_on_body(char *data, size_t one, size_t len, void *arg)
  * The loop
  */
 
+/* Block all signals, as is due around calls that may start a thread. */
+static void
+http_block_signals(sigset_t *saved)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, saved);
+}
+
+static void
+http_restore_signals(const sigset_t *saved)
+{
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
 /* Give back what http_init had got before it failed. */
 static void
 http_undo_init(CURLM *multi, int poller)
@@ -469,6 +445,7 @@ http_init(void)
 	static bool libcurl_ready = false;
 	CURLM	   *multi = NULL;
 	int			poller = -1;
+	sigset_t	saved;
 
 	if (http.multi != NULL)
 		return;
@@ -477,9 +454,9 @@ http_init(void)
 	{
 		/* The environment is not obeyed, least of all in this. */
 		unsetenv("SSLKEYLOGFILE");
-		http_block_signals();
+		http_block_signals(&saved);
 		libcurl_ready = curl_global_init(CURL_GLOBAL_ALL) == CURLE_OK;
-		http_restore_signals();
+		http_restore_signals(&saved);
 	}
 	if (libcurl_ready)
 		multi = curl_multi_init();
@@ -582,6 +559,13 @@ http_dispatch(void)
 	}
 }
 
+/* Has the time come that libcurl waits for, or a request's turn? */
+static bool
+http_is_due(void)
+{
+	return route_ready() || (http.timer_set && http_clock() >= http.timer);
+}
+
 /* Give libcurl the time that has passed. */
 static void
 http_tick(void)
@@ -626,7 +610,6 @@ http_bind(CURL *easy, HttpRequest *request)
 	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, http_on_open);
 	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, request);
 	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, http_on_close);
-	HTTP_SET(easy, CURLOPT_RESOLVER_START_FUNCTION, http_on_resolve);
 	HTTP_SET(easy, CURLOPT_WRITEFUNCTION, http_on_body);
 	HTTP_SET(easy, CURLOPT_WRITEDATA, request);
 	HTTP_SET(easy, CURLOPT_ERRORBUFFER, request->trouble);
@@ -843,6 +826,15 @@ http_let_in(void)
 	}
 }
 
+/* Do what is due. */
+static void
+http_advance(void)
+{
+	http_tick();
+	http_collect();
+	http_let_in();
+}
+
 /* Free the body of a request. */
 static void
 http_free_body(HttpRequest *request)
@@ -914,6 +906,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 {
 	HttpRequest *request;
 	CURLcode	code = CURLE_OUT_OF_MEMORY;
+	sigset_t	saved;
 
 	Assert(wire_task_id_valid(task_id, strlen(task_id)));
 	request = MemoryContextAllocZero(batch->context, sizeof(HttpRequest));
@@ -923,6 +916,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	request->started = http_clock();
 	dlist_push_tail(&batch->in_flight, &request->node);
 
+	http_block_signals(&saved);
 	request->target = target_get(upstream);
 	if (request->target != NULL)
 	{
@@ -941,7 +935,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		outcome_not_started(request, code);
 		http_finish(request);
 	}
-	http_restore_signals();
+	http_restore_signals(&saved);
 	return request;
 }
 
@@ -1035,23 +1029,25 @@ bool
 http_turn(long timeout_ms)
 {
 	bool		latched;
+	sigset_t	saved;
 
 	http_init();
 	CHECK_FOR_INTERRUPTS();
 	http.finished = false;
-	http_tick();
-	http_collect();
-	http_let_in();
-	http_restore_signals();
+	if (http_is_due())
+	{
+		http_block_signals(&saved);
+		http_advance();
+		http_restore_signals(&saved);
+	}
 
 	latched = http_wait(http.finished ? 0 : http_time_to_wait(timeout_ms));
 	CHECK_FOR_INTERRUPTS();
 
+	http_block_signals(&saved);
 	http_dispatch();
-	http_tick();
-	http_collect();
-	http_let_in();
-	http_restore_signals();
+	http_advance();
+	http_restore_signals(&saved);
 	return latched;
 }
 
@@ -1059,10 +1055,13 @@ http_turn(long timeout_ms)
 void
 http_release(HttpRequest *request)
 {
+	sigset_t	saved;
+
 	if (request->easy != NULL)
 	{
+		http_block_signals(&saved);
 		http_drop_handle(request, false);
-		http_restore_signals();
+		http_restore_signals(&saved);
 	}
 	if (request->target != NULL)
 		request->target->in_use--;
