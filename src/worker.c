@@ -78,8 +78,12 @@
  */
 #define WORKER_ACCOUNT_WAIT (60 * SECOND)
 
-/* Memory that is kept for the next transaction, in bytes. */
+/*
+ * Memory that is kept for the next transaction, in bytes; what is as large as
+ * the second is given back at once, though.
+ */
 #define WORKER_SPARE_MEMORY (2 * 1024 * 1024)
+#define WORKER_LARGE_MEMORY (256 * 1024)
 
 /* Files that asking waits for are looked at so often. */
 #define WORKER_WATCH_EVERY (1 * SECOND)
@@ -706,7 +710,7 @@ worker_keep_memory(void)
 {
 #ifdef __GLIBC__
 	(void) mallopt(M_TRIM_THRESHOLD, WORKER_SPARE_MEMORY);
-	(void) mallopt(M_MMAP_THRESHOLD, WORKER_SPARE_MEMORY);
+	(void) mallopt(M_MMAP_THRESHOLD, WORKER_LARGE_MEMORY);
 #endif
 }
 
