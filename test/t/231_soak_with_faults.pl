@@ -20,7 +20,7 @@ my $rate = $ENV{ANYVOD_SOAK_RATE} || 2_000;
 
 # Growth is counted from here on, when all that is kept has been filled; and
 # this often is it looked at.
-my $warm_up = $lasts / 6;
+my $warm_up = $lasts < 60 ? $lasts / 3 : $lasts / 6;
 my $every = $lasts < 60 ? $lasts / 6 : 60;
 
 # Connections that each of two servers may have.
