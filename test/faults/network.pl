@@ -41,7 +41,8 @@ my @faults = (
 	[ 'connection refused', 'refuse', qr/HV00N/, 1 ],
 	[ 'SYN to a black hole', 'black_hole', qr/HV000/, 1 ],
 	[ 'connections beyond 4 refused', 'limit', qr/00000|HV000/, 1 ],
-	[ 'RST before the request', 'reset_accept', qr/HV000/, 1 ],
+	# which may arrive before libcurl has seen that it is connected
+	[ 'RST before the request', 'reset_accept', qr/HV000|HV00N/, 1 ],
 	[ 'closed before the request', 'close_accept', qr/HV000/ ],
 	[ 'RST before the header', 'reset_request', qr/HV000/ ],
 	[ 'RST in the header', 'reset_header', qr/HV000/ ],
@@ -224,9 +225,12 @@ if ('an answer that nobody asked for' =~ /$wanted/ || $wanted eq 'short')
 	$gateway->begin('late_surplus_answer');
 	foreach my $i (1 .. 5)
 	{
-		$strange += $session->query_safe(
-			"SELECT (anyvod_status('image-$i')).file_url LIKE '%forged%'") eq
-		  't';
+		my ($code, $says, $error) = run_query($session,
+			"SELECT (anyvod_status('image-$i')).file_url LIKE '%forged%'");
+
+		# it may come just after the next question: then that is refused
+		$strange++
+		  if $says ne 'f' && $error !~ /answered about another task/;
 		Time::HiRes::sleep(0.3);
 	}
 	is($strange, 0, 'an answer that nobody asked for is no answer');
