@@ -1037,6 +1037,7 @@ http_turn(long timeout_ms)
 	if (http_is_due())
 	{
 		http_block_signals(&saved);
+		http_dispatch();		/* no question goes to what is to be retired */
 		http_advance();
 		http_restore_signals(&saved);
 	}
