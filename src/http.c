@@ -79,6 +79,7 @@ typedef struct HttpSocket
 	bool		ours;			/* opened by our callback */
 	bool		in_turn;		/* carries one question after the other */
 	HttpRequest *opener;		/* for whom; it may be gone, compare only */
+	HttpRoute  *route;			/* where to; likewise */
 	ino_t		inode;			/* tells whether it is still that socket */
 } HttpSocket;
 
@@ -204,6 +205,7 @@ http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	memset(&http.sockets[fd], 0, sizeof(HttpSocket));
 	http.sockets[fd].ours = true;
 	http.sockets[fd].opener = request;
+	http.sockets[fd].route = request->target->route;
 	if (fstat(fd, &made) == 0)
 		http.sockets[fd].inode = made.st_ino;
 	return fd;
@@ -961,7 +963,7 @@ http_keep(HttpRequest *request)
  * for that?  A gateway may have names of its own, so it is not only if that
  * other task was asked about shortly before.  Then HTTP/1.1, which does not say
  * what an answer is for, has got out of step on one of its connections, by an
- * answer that nobody had asked for: none of them is used any more.
+ * answer that nobody had asked for: none to that gateway is used any more.
  */
 bool
 http_is_answer(HttpRequest *request, const char *asked, const char *named)
@@ -971,7 +973,10 @@ http_is_answer(HttpRequest *request, const char *asked, const char *named)
 		return true;
 	for (int fd = 0; fd < http.nsockets; fd++)
 	{
-		if (http.sockets[fd].ours && http.sockets[fd].in_turn)
+		HttpSocket *socket = &http.sockets[fd];
+
+		if (socket->ours && socket->in_turn &&
+			socket->route == request->target->route)
 			(void) shutdown(fd, SHUT_RDWR);
 	}
 	return false;
