@@ -164,6 +164,34 @@ stat_schedule_copy(void)
 	return copy;
 }
 
+/*
+ * Look for what is known of this server, type and model in this database.
+ * Only that is copied: a view asks so for each row that it shows.
+ */
+static bool
+stat_schedule_find(const char *server, const char *task_type,
+				   const char *model, StatSchedule *found)
+{
+	bool		is_there = false;
+
+	if (shared == NULL)
+		return false;
+	LWLockAcquire(shared_lock, LW_SHARED);
+	for (int i = 0; i < STAT_SCHEDULES && !is_there; i++)
+	{
+		const ScheduleSummary *summary = &shared[i].summary;
+
+		is_there = shared[i].database == MyDatabaseId &&
+			strcmp(summary->server, server) == 0 &&
+			schedule_is_name(summary->task_type, task_type) &&
+			schedule_is_name(summary->model, model);
+		if (is_there)
+			*found = shared[i];
+	}
+	LWLockRelease(shared_lock);
+	return is_there;
+}
+
 
 /*
  * What is shown
@@ -271,8 +299,7 @@ anyvod_forecast_of(PG_FUNCTION_ARGS)
 	Datum		values[4] = {0};
 	bool		nulls[4] = {true, true, true, true};
 	TupleDesc	desc;
-	StatSchedule *copy;
-	char	   *server;
+	StatSchedule entry;
 	int64		elapsed;
 
 	signature_check(fcinfo, InvalidOid, stat_forecast_arguments,
@@ -285,29 +312,21 @@ anyvod_forecast_of(PG_FUNCTION_ARGS)
 	if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(3)))
 		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values,
 														  nulls)));
-	server = NameStr(*PG_GETARG_NAME(0));
 	elapsed = GetCurrentTimestamp() - PG_GETARG_TIMESTAMPTZ(3);
-	copy = stat_schedule_copy();
-	for (int i = 0; copy != NULL && i < STAT_SCHEDULES; i++)
+	if (stat_schedule_find(NameStr(*PG_GETARG_NAME(0)),
+						   stat_schedule_word(fcinfo, 1),
+						   stat_schedule_word(fcinfo, 2), &entry) &&
+		stat_schedule_is_visible(&entry))
 	{
-		const ScheduleSummary *summary = &copy[i].summary;
 		ScheduleForecast forecast;
 
-		if (copy[i].database != MyDatabaseId ||
-			strcmp(summary->server, server) != 0 ||
-			!schedule_is_name(summary->task_type,
-							  stat_schedule_word(fcinfo, 1)) ||
-			!schedule_is_name(summary->model, stat_schedule_word(fcinfo, 2)) ||
-			!stat_schedule_is_visible(&copy[i]))
-			continue;
 		/* as the worker reckons: see pace_note_running() */
-		elapsed -= summary->skew + INT64CONST(500000);
-		schedule_forecast_from(summary, elapsed, &forecast);
+		elapsed -= entry.summary.skew + INT64CONST(500000);
+		schedule_forecast_from(&entry.summary, elapsed, &forecast);
 		values[1] = stat_schedule_interval(forecast.median);
 		values[2] = stat_schedule_interval(forecast.p90);
 		values[3] = Float8GetDatum(forecast.learned);
 		nulls[1] = nulls[2] = nulls[3] = false;
-		break;
 	}
 	values[0] = stat_schedule_interval(Max(elapsed, 0));
 	nulls[0] = false;
