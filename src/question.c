@@ -498,6 +498,7 @@ void
 question_end(Question *ask)
 {
 	QueueServer *server = ask->task->account->server;
+	const QueueHealth *health;
 	Oid			serverid = ask->serverid;
 	Answer	   *answer = MemoryContextAlloc(ask->context, sizeof(Answer));
 	int64		now = http_clock();
@@ -510,6 +511,6 @@ question_end(Question *ask)
 		question_on_answer(ask, answer, now);
 	else
 		question_on_own_trouble(ask, now);
-	stat_note_pause(serverid, server->health.paused_until,
-					server->health.paused_why);
+	health = queue_resting(server);
+	stat_note_pause(serverid, health->paused_until, health->paused_why);
 }

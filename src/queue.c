@@ -931,6 +931,18 @@ queue_note_failure(QueueTask *task, ScheduleRetry why, int retry_after,
 	}
 }
 
+/*
+ * What a server rests for, itself or its suspects.  These do only while
+ * nothing has been answered as it should since they began to fail.
+ */
+const QueueHealth *
+queue_resting(const QueueServer *server)
+{
+	return server->suspects.paused_until > server->health.paused_until ?
+		&server->suspects :
+		&server->health;
+}
+
 /* The last that was heard of some trouble. */
 void
 queue_note_trouble(QueueTrouble *trouble, const char *code,

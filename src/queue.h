@@ -149,6 +149,7 @@ extern void queue_note_answer(QueueTask *task, int64 started);
 extern void queue_note_failure(QueueTask *task, ScheduleRetry why,
 							   int retry_after, int64 started, int64 now,
 							   double random);
+extern const QueueHealth *queue_resting(const QueueServer *server);
 extern void queue_note_trouble(QueueTrouble *trouble, const char *code,
 							   const char *message, int64 now);
 

@@ -730,7 +730,7 @@ stat_timestamp(int64 until)
 	return wait > 0 ? GetCurrentTimestamp() + wait : 0;
 }
 
-/* A server rests until then, whatever it is asked with. */
+/* A server, or what has failed there, rests until then, whatever the key. */
 void
 stat_note_pause(Oid serverid, int64 until, ScheduleRetry why)
 {

@@ -295,6 +295,18 @@ ok( poll_until(
 		  . ' AND paused_until > now() FROM anyvod_stat_server'),
 	'a server that cannot be reached is paused for its failures');
 is(worker('last_error'), 'no_answer', 'and is the last error');
+
+# A single task that fails again and again waits as long
+sql("CREATE SERVER alone FOREIGN DATA WRAPPER anyvod OPTIONS (base_url 'http://127.0.0.1:1');"
+	  . " INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-alone', 'alone')");
+ok( poll_until(
+		$node,
+		"SELECT state = 'paused' AND paused_why = 'failures' AND no_answer >= 3"
+		  . " AND paused_until > now() FROM anyvod_stat_server"
+		  . " WHERE server = 'alone'"),
+	'a server is paused for the failures of its only task');
+like(sql("SELECT why FROM anyvod_dashboard WHERE task_id = 'image-alone'"),
+	qr/^server paused until [0-9:]+: failures$/, 'the dashboard says so');
 sql('DELETE FROM anyvod_tasks');
 
 # No process slot: PostgreSQL itself takes one, for logical replication, and the
