@@ -18,6 +18,7 @@
 #   make matrix-build        compile against every supported version
 #   make matrix              every test on every supported version
 #   make deb, make deb-check Debian packages; their test on clean systems
+#   make newcomer            README's set-up on a bare system, with its times
 #   make dist                archives of the committed sources
 #   make meta                META.json, from the control file
 #   make fuzz SECONDS=60     look for bytes that the readers cannot bear
@@ -99,7 +100,7 @@ include $(wildcard $(PGXS))
 .PHONY: setup test faults soak soak-calls sanitize valgrind bench-pace \
 	bench-schedule demo matrix fuzz coverage format format-check gallery-test \
 	matrix-build deb deb-check dist doc-test meta meta-check pg-upgrade \
-	monitor-test
+	monitor-test newcomer
 
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' test/setup
@@ -164,6 +165,9 @@ deb:
 
 deb-check:
 	@test/deb check
+
+newcomer:
+	@test/newcomer
 
 # The name with three numbers is PGXN's wish.
 dist:
