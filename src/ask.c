@@ -82,8 +82,14 @@ ask_once(Ask *ask, HttpBatch *batch, const char *task_id, int64 until)
 	ask_start(ask, batch, task_id, NULL);
 	while (ask->request->outcome == HTTP_IN_FLIGHT)
 	{
-		int64		left = until - http_clock();
+		int64		left;
 
+		if (until == ASK_PATIENTLY)
+		{
+			(void) http_turn(-1);
+			continue;
+		}
+		left = until - http_clock();
 		if (left <= 0)
 			return false;
 		(void) http_turn((long) Min((left + 999) / 1000, INT_MAX));

@@ -39,6 +39,7 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
@@ -91,9 +92,11 @@ static struct
 	WaitEventSet *wait_set;
 	uint32		wait_event;		/* for pg_stat_activity */
 	bool		timer_set;
-	int64		timer;			/* when libcurl wants to be called */
+	int64		timer;			/* when libcurl wants to be called, 0: now */
 	HttpSocket *sockets;		/* by descriptor */
 	int			nsockets;
+	int			npolled;		/* of them, registered with the poller */
+	int			polled_last;	/* the one that was registered last */
 	size_t		body_bytes;		/* allocated to bodies */
 	int			max_host_connections;
 	bool		finished;		/* a request has, in this turn */
@@ -139,6 +142,36 @@ http_socket_room(int fd)
 	return true;
 }
 
+/* A socket is not there any more; the poller has forgotten it by itself. */
+static void
+http_forget_socket(HttpSocket *socket)
+{
+	if (socket->polled != 0)
+		http.npolled--;
+	memset(socket, 0, sizeof(HttpSocket));
+}
+
+/* Have something else waited for at a socket; false if that fails. */
+static bool
+http_poll(int fd, int events)
+{
+	HttpSocket *socket = &http.sockets[fd];
+
+	if (socket->polled == events)
+		return true;
+	if (!poller_set(http.poller, fd, socket->polled, events))
+		return false;
+	if (socket->polled == 0)
+	{
+		http.npolled++;
+		http.polled_last = fd;
+	}
+	else if (events == 0)
+		http.npolled--;
+	socket->polled = events;
+	return true;
+}
+
 /*
  * libcurl closes a socket that it has not finished connecting (refused, timed
  * out, broken off) without calling http_on_close(); 7.88 does.  Give back
@@ -156,7 +189,7 @@ http_count_closed(const HttpRequest *request)
 		if (!socket->ours || socket->opener != request ||
 			(fstat(fd, &found) == 0 && found.st_ino == socket->inode))
 			continue;
-		memset(socket, 0, sizeof(HttpSocket));
+		http_forget_socket(socket);
 		ReleaseExternalFD();
 	}
 }
@@ -202,7 +235,7 @@ http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 #endif
 	if (http.sockets[fd].ours)
 		ReleaseExternalFD();	/* of a socket closed without a word */
-	memset(&http.sockets[fd], 0, sizeof(HttpSocket));
+	http_forget_socket(&http.sockets[fd]);
 	http.sockets[fd].ours = true;
 	http.sockets[fd].opener = request;
 	http.sockets[fd].route = request->target->route;
@@ -215,8 +248,7 @@ http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 static int
 http_on_close(void *arg, curl_socket_t fd)
 {
-	/* Closing takes it out of the poller. */
-	memset(&http.sockets[fd], 0, sizeof(HttpSocket));
+	http_forget_socket(&http.sockets[fd]);
 	ReleaseExternalFD();
 	return close(fd);
 }
@@ -248,11 +280,8 @@ http_version_of(CURL *easy)
 static void
 http_idle(int fd)
 {
-	HttpSocket *socket = &http.sockets[fd];
-
-	if (socket->polled != 0 && socket->polled != POLLER_IN &&
-		poller_set(http.poller, fd, socket->polled, POLLER_IN))
-		socket->polled = POLLER_IN;
+	if (http.sockets[fd].polled != 0)
+		(void) http_poll(fd, POLLER_IN);
 }
 
 /*
@@ -291,12 +320,7 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 		http_idle(fd);
 		return 0;
 	}
-	if (wanted == socket->polled)
-		return 0;
-	if (!poller_set(http.poller, fd, socket->polled, wanted))
-		return -1;
-	socket->polled = wanted;
-	return 0;
+	return http_poll(fd, wanted) ? 0 : -1;
 }
 
 /* libcurl says when it wants to be called even if nothing happens. */
@@ -304,8 +328,9 @@ static int
 http_on_timer(CURLM *multi, long timeout_ms, void *arg)
 {
 	http.timer_set = timeout_ms >= 0;
-	if (http.timer_set)
-		http.timer = http_clock() + timeout_ms * INT64CONST(1000);
+	http.timer = timeout_ms > 0 ?
+		http_clock() + timeout_ms * INT64CONST(1000) :
+		0;
 	return 0;
 }
 
@@ -532,21 +557,35 @@ http_retire(int fd)
 {
 	HttpSocket *socket = &http.sockets[fd];
 
-	(void) poller_set(http.poller, fd, socket->polled, 0);
-	socket->polled = 0;
+	(void) http_poll(fd, 0);
 	if (socket->ours && socket->in_turn)
 		(void) shutdown(fd, SHUT_RDWR);
 }
 
-/* Give libcurl the events that are there. */
+/*
+ * Take the events that are there.  If the poller has said that there are some,
+ * and it has a single socket to say that of, it need not be asked which.
+ */
+static int
+http_take_events(PollerEvent *events, bool ready)
+{
+	if (ready && http.npolled == 1 &&
+		http.sockets[http.polled_last].polled == POLLER_IN)
+	{
+		events[0] = (PollerEvent){.fd = http.polled_last, .in = true};
+		return 1;
+	}
+	return poller_take(http.poller, events);
+}
+
+/* Give libcurl the events that are there; "ready" if it is known that some are. */
 static void
-http_dispatch(void)
+http_dispatch(bool ready)
 {
 	PollerEvent events[POLLER_EVENTS];
 	int			running;
-	int			n;
+	int			n = http_take_events(events, ready);
 
-	n = poller_take(http.poller, events);
 	for (int i = 0; i < n; i++)
 	{
 		HttpSocket *socket = &http.sockets[events[i].fd];
@@ -561,11 +600,11 @@ http_dispatch(void)
 	}
 }
 
-/* Has the time come that libcurl waits for, or a request's turn? */
+/* Has the time come that libcurl waits for? */
 static bool
-http_is_due(void)
+http_timer_is_due(void)
 {
-	return route_ready() || (http.timer_set && http_clock() >= http.timer);
+	return http.timer_set && (http.timer == 0 || http_clock() >= http.timer);
 }
 
 /* Give libcurl the time that has passed. */
@@ -574,7 +613,7 @@ http_tick(void)
 {
 	int			running;
 
-	if (!http.timer_set || http_clock() < http.timer)
+	if (!http_timer_is_due())
 		return;
 	http.timer_set = false;
 	(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
@@ -669,7 +708,7 @@ http_finish(HttpRequest *request)
 	http.finished = true;
 }
 
-/* Hand a request to libcurl. */
+/* Hand a request to libcurl, which does nothing for it until its next call. */
 static void
 http_hand_over(HttpRequest *request)
 {
@@ -908,7 +947,6 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 {
 	HttpRequest *request;
 	CURLcode	code = CURLE_OUT_OF_MEMORY;
-	sigset_t	saved;
 
 	Assert(wire_task_id_valid(task_id, strlen(task_id)));
 	request = MemoryContextAllocZero(batch->context, sizeof(HttpRequest));
@@ -918,7 +956,6 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	request->started = http_clock();
 	dlist_push_tail(&batch->in_flight, &request->node);
 
-	http_block_signals(&saved);
 	request->target = target_get(upstream);
 	if (request->target != NULL)
 	{
@@ -937,7 +974,6 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		outcome_not_started(request, code);
 		http_finish(request);
 	}
-	http_restore_signals(&saved);
 	return request;
 }
 
@@ -1001,26 +1037,34 @@ http_room(const HttpBatch *batch)
 
 /*
  * Wait until something happens, at most "timeout_ms" milliseconds (-1:
- * without an end).  Returns whether the latch was set.
+ * without an end).  Returns what did: WL_LATCH_SET, WL_SOCKET_READABLE of the
+ * poller, both or 0.
  */
-static bool
+static uint32
 http_wait(long timeout_ms)
 {
 	WaitEvent	events[3];
-	bool		latched = false;
+	uint32		happened = 0;
 	int			n;
 
 	n = WaitEventSetWait(http.wait_set, timeout_ms, events, lengthof(events),
 						 http.wait_event);
 	for (int i = 0; i < n; i++)
-	{
-		if (events[i].events & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			latched = true;
-		}
-	}
-	return latched;
+		happened |= events[i].events;
+	if (happened & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	return happened;
+}
+
+/*
+ * Is there no reason for a wait, not even a short one?  Not if a request has
+ * finished and nobody else wants to be heard.
+ */
+static bool
+http_need_not_wait(void)
+{
+	return http.finished && !MyLatch->is_set &&
+		(!IsUnderPostmaster || PostmasterIsAlive());
 }
 
 /*
@@ -1033,28 +1077,30 @@ http_wait(long timeout_ms)
 bool
 http_turn(long timeout_ms)
 {
-	bool		latched;
+	uint32		happened;
 	sigset_t	saved;
 
 	http_init();
 	CHECK_FOR_INTERRUPTS();
 	http.finished = false;
-	if (http_is_due())
+	if (route_ready() || http_timer_is_due())
 	{
 		http_block_signals(&saved);
-		http_dispatch();		/* no question goes to what is to be retired */
+		http_dispatch(false);	/* no question goes to what is to be retired */
 		http_advance();
 		http_restore_signals(&saved);
+		if (http_need_not_wait())
+			return false;
 	}
 
-	latched = http_wait(http.finished ? 0 : http_time_to_wait(timeout_ms));
+	happened = http_wait(http.finished ? 0 : http_time_to_wait(timeout_ms));
 	CHECK_FOR_INTERRUPTS();
 
 	http_block_signals(&saved);
-	http_dispatch();
+	http_dispatch(happened & WL_SOCKET_READABLE);
 	http_advance();
 	http_restore_signals(&saved);
-	return latched;
+	return happened & WL_LATCH_SET;
 }
 
 /* Let go of a request; if it is in flight it is broken off. */

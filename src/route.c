@@ -235,11 +235,12 @@ route_leave(HttpRoute *route, HttpRequest *request)
 	request->in_line = request->on_the_way = false;
 }
 
-/* Something of an answer has arrived. */
+/* Something of an answer has arrived: see route_is_mute(). */
 void
 route_heard(HttpRoute *route)
 {
-	route->heard_at = http_clock();
+	if (route->kind != ROUTE_SERIAL)
+		route->heard_at = http_clock();
 }
 
 /* An answer has come: by which protocol? */
@@ -248,12 +249,12 @@ route_learn(HttpRoute *route, HttpRequest *request)
 {
 	long		version = 0;
 
-	route_heard(route);
 	(void) curl_easy_getinfo(request->easy, CURLINFO_HTTP_VERSION, &version);
 	if (version != 0)
 		route->kind = version >= CURL_HTTP_VERSION_2_0 ?
 			ROUTE_SHARED :
 			ROUTE_SERIAL;
+	route_heard(route);
 }
 
 /*
