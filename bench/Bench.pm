@@ -17,8 +17,8 @@ use Time::HiRes ();
 
 our @EXPORT = qw(
   $quick $runs $nginx
-  note_figure new_row note_run print_table
-  limits client output
+  note_figure new_row note_run print_table with_commas
+  limits client h2load output
   psql psql_on one_core two_cores any_core pin
   processor_seconds sleeps memory worker_pid wait_until now
   median quantile setting work worker_on worker_off
@@ -86,10 +86,11 @@ my @rows;
 #	limit => 'easy'		what the limit is; none: the goal is the figure's
 #	goal => [ '>=', 0.85 ]	of the ratio of both, or of the figure
 #	of => 'figure'		which of them; default the ratio, if there is a limit
+#	aside => 'us'		unit of another figure that is shown with the first
 sub new_row
 {
 	my (%row) = @_;
-	my $row = { figures => [], limits => [], ratios => [], %row };
+	my $row = { figures => [], limits => [], ratios => [], asides => [], %row };
 
 	$row->{of} //= defined $row->{limit} ? 'ratio' : 'figure';
 	push @rows, $row;
@@ -99,10 +100,15 @@ sub new_row
 # A figure and its limit in one run.
 sub note_run
 {
-	my ($row, $figure, $limit) = @_;
+	my ($row, $figure, $limit, $aside) = @_;
 
 	push @{ $row->{figures} }, $figure;
 	note_figure("$row->{name} $row->{what}", $figure, $row->{unit});
+	if (defined $aside)
+	{
+		push @{ $row->{asides} }, $aside;
+		note_figure("$row->{name} $row->{what}", $aside, $row->{aside});
+	}
 	return unless defined $limit;
 	push @{ $row->{limits} }, $limit;
 	push @{ $row->{ratios} }, $figure / $limit;
@@ -121,13 +127,38 @@ sub note_figure
 	return;
 }
 
-sub is_met
+# Whether some figure of a row reaches its goal.
+sub reaches
 {
-	my ($row) = @_;
+	my ($row, $reached) = @_;
 	my ($sign, $goal) = @{ $row->{goal} };
-	my $reached = median(@{ $row->{ $row->{of} . 's' } });
 
 	return $sign eq '>=' ? $reached >= $goal : $reached <= $goal;
+}
+
+# Whether the goal is met; or that it cannot be, as the limit itself, which was
+# measured beside it, is beyond it.
+sub verdict
+{
+	my ($row) = @_;
+
+	return ''
+	  unless $row->{goal};
+	return 'yes'
+	  if reaches($row, median(@{ $row->{ $row->{of} . 's' } }));
+	return '**no** (limit)'
+	  if $row->{of} eq 'figure'
+	  && @{ $row->{limits} }
+	  && !reaches($row, median(@{ $row->{limits} }));
+	return '**no**';
+}
+
+sub with_commas
+{
+	my $digits = sprintf '%.0f', shift;
+
+	1 while $digits =~ s/^(-?\d+)(\d{3})/$1,$2/;
+	return $digits;
 }
 
 # A figure as it is read best.
@@ -140,12 +171,7 @@ sub shown
 	  : $size < 1 ? sprintf('%.3f', $figure)
 	  : $size < 10 ? sprintf('%.2f', $figure)
 	  : $size < 100 ? sprintf('%.1f', $figure)
-	  : do
-	{
-		my $digits = sprintf '%.0f', $figure;
-		1 while $digits =~ s/^(-?\d+)(\d{3})/$1,$2/;
-		$digits;
-	};
+	  : with_commas($figure);
 }
 
 # "median (minimum to maximum)"
@@ -160,32 +186,70 @@ sub spread
 		: '');
 }
 
-# The table, as Markdown; returns how many goals are not met.
+# The goal in words: what it is of, and the bound.
+sub goal
+{
+	my ($row) = @_;
+
+	return '' unless $row->{goal};
+	my ($sign, $goal) = @{ $row->{goal} };
+	my $bound = ($sign eq '>=' ? 'at least ' : 'at most ')
+	  . ($goal >= 1000 ? with_commas($goal) : $goal);
+
+	return $row->{of} eq 'ratio' ? "ratio $bound" : $bound;
+}
+
+# What was measured with.
+sub heading
+{
+	my ($postgres) = output('psql', '--version') =~ /([\d.]+\w*)/;
+	my ($nginx_version) = output('sh', '-c',
+		'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; nginx -v 2>&1') =~
+	  m{nginx/([\d.]+)};
+	my ($libcurl) = limits('version', '-');
+	my $processors = `nproc`;
+	my ($model) = output('cat', '/proc/cpuinfo') =~ /^model name\s*:\s*(.+)$/m;
+
+	chomp $processors;
+	return
+		"PostgreSQL $postgres, libcurl $libcurl, nginx $nginx_version;"
+	  . " $processors processors"
+	  . (defined $model ? " ($model)" : '') . '; '
+	  . ( $runs > 1
+		? "medians of $runs runs (least to most)"
+		: 'one run')
+	  . ($quick ? ', smaller' : '') . ".\n";
+}
+
+# The table as Markdown, printed and kept.
 sub print_table
 {
-	my $missed = 0;
+	my $table = heading();
 
-	print "\n| What | Figure | Limit | Ratio | Goal | Met |\n";
-	print "|---|--:|--:|--:|--:|---|\n";
+	$table .= "\n| What | Figure | Limit | Ratio | Goal | Met |\n"
+	  . "|---|--:|--:|--:|--:|---|\n";
 	foreach my $row (grep { @{ $_->{figures} } } @rows)
 	{
-		my $goal = $row->{goal};
-		my $met = $goal ? is_met($row) : undef;
-
-		$missed++ if defined $met && !$met;
-		print '| ', join(
-			' | ',
+		my @cells = (
 			$row->{what},
-			spread(@{ $row->{figures} }) . " $row->{unit}",
+			spread(@{ $row->{figures} })
+			  . ($row->{unit} ne '' ? " $row->{unit}" : ''),
 			@{ $row->{limits} }
 			? "$row->{limit}: " . spread(@{ $row->{limits} })
 			: '',
 			@{ $row->{ratios} } ? spread(@{ $row->{ratios} }) : '',
-			$goal ? join(' ', $row->{of}, @$goal) : '',
-			!defined $met ? '' : $met ? 'yes' : '**no**'),
-		  " |\n";
+			goal($row),
+			verdict($row));
+
+		$cells[1] .= ', ' . spread(@{ $row->{asides} }) . " $row->{aside}"
+		  if @{ $row->{asides} };
+		$table .= '| ' . join(' | ', @cells) . " |\n";
 	}
-	return $missed;
+	print "\n$table";
+	open my $file, '>', "$scratch/table.md" or croak "table.md: $!";
+	print $file $table;
+	close $file;
+	return;
 }
 
 
@@ -244,6 +308,17 @@ sub limits
 
 	return split ' ',
 	  output(on_core($core_of_client, "$programs/limits", @arguments));
+}
+
+# h2load(@arguments): requests a second that nginx can give.
+sub h2load
+{
+	my (@arguments) = @_;
+	my ($rate) =
+	  output(on_core($core_of_client, 'h2load', @arguments)) =~
+	  m{^finished in .*, ([\d.]+) req/s}m;
+
+	return $rate // croak "h2load @arguments: no rate";
 }
 
 # client(@arguments): the times that bench/client.c says.
@@ -426,9 +501,11 @@ my $files = ',"Output":{"FileInfos":[{"StorageMode":"Temporary",'
   . '"FileUrl":"https://files.example.com/out/$task.png",'
   . '"ExpireTime":"2099-03-11T08:00:30Z"}]}';
 
-# new($folder, $simulator, %ports): nginx that answers on three ports, http,
-# https and http2.  Tasks named "run-..." run, "end-..." have ended, and of
-# "life-..." it is a file that says how far they are.
+# new($folder, $simulator): nginx that answers on three ports, http, https and
+# http2.  Tasks named "run-..." run, "end-..." have ended, and of "life-..." it
+# is a file that says how far they are.  Those named "slow-..." run and are
+# answered after 100 ms; of "every-..." and "every-slow-..." it is logged when
+# they were asked about, too.
 sub new
 {
 	my ($class, $folder, $simulator) = @_;
@@ -482,6 +559,10 @@ sub configure
 		begun => answer('PROCESSING', 10, ''),
 		half => answer('PROCESSING', 50, ''));
 	my ($to) = $self->{simulator} =~ m{^http://(.*)$};
+	# auth_delay is the only way of waiting that nginx has
+	my $slow = 'auth_basic gateway; auth_basic_user_file /dev/null;'
+	  . ' auth_delay 100ms; error_page 401 =200';
+	my $log = "access_log $folder/times.log times buffer=1m flush=1s;";
 	my $locations = <<"END";
 		location ~ ^$path/(?<task>run-.*)\$ { return 200 '$body{run}'; }
 		location ~ ^$path/(?<task>end-.*)\$ { return 200 '$body{end}'; }
@@ -490,6 +571,11 @@ sub configure
 			if (-f $folder/half) { return 200 '$body{half}'; }
 			return 200 '$body{begun}';
 		}
+		location ~ ^$path/(?<task>slow-.*)\$ { $slow \@slow; }
+		location ~ ^$path/(?<task>every-slow-.*)\$ { $slow \@every; }
+		location ~ ^$path/(?<task>every-.*)\$ { $log return 200 '$body{run}'; }
+		location \@slow { return 200 '$body{run}'; }
+		location \@every { $log return 200 '$body{run}'; }
 		location / { proxy_pass http://simulator; }
 END
 
@@ -504,6 +590,7 @@ events { worker_connections 10000; }
 http {
 $scratch
 	access_log off;
+	log_format times '\$msec \$request_time \$task';
 	default_type application/json;
 	keepalive_requests 1000000000;
 	keepalive_timeout 1h;
@@ -590,6 +677,48 @@ sub life
 	return if $how_far eq 'begun';
 	open my $file, '>', "$self->{folder}/$how_far" or croak "$how_far: $!";
 	close $file;
+	return;
+}
+
+# lateness($every, [ $begin, $end ], ...): how late questions were that came
+# within each of these spans, as lists of seconds.
+#
+# A task whose wait is $every seconds, neither more nor less, is due that long
+# after its last answer was read.  So its question is late by what is more
+# between that answer's last byte and the question's first; the way of both and
+# the reading count as well.  nginx knows these times to a millisecond.
+sub lateness
+{
+	my ($self, $every, @spans) = @_;
+	my @late = map { [] } @spans;
+	my @answered;
+
+	Time::HiRes::sleep(1.5);	# until nginx has written all
+	open my $log, '<', "$self->{folder}/times.log" or croak "times.log: $!";
+	while (my $line = <$log>)
+	{
+		my ($end, $taken, $task) = $line =~ /^(\S+) (\S+) \D+(\d+)$/;
+		my $begin = $end - $taken;
+		my $last = $answered[$task];
+
+		$answered[$task] = $end;
+		next unless defined $last;
+		foreach my $i (0 .. $#spans)
+		{
+			push @{ $late[$i] }, $begin - $last - $every
+			  if $begin >= $spans[$i][0] && $begin < $spans[$i][1];
+		}
+	}
+	close $log;
+	return @late;
+}
+
+# Forget what was logged.
+sub truncate_log
+{
+	my ($self) = @_;
+
+	truncate "$self->{folder}/times.log", 0 or croak "times.log: $!";
 	return;
 }
 

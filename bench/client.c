@@ -4,7 +4,8 @@
  *		Times that a client of the database sees, by libpq.
  *
  *		client filled PREFIX	from the commit of an INSERT into anyvod_tasks
- *								to the notification that its row is settled
+ *								to the notification that its row is settled, and
+ *								to the commit that settles it
  *		client commit TABLE		an INSERT into a plain table and its commit
  *		client select			a SELECT 1
  *
@@ -13,8 +14,14 @@
  *		-a PREFIX	before, insert a row of that name, and before every
  *					second's first another
  *
- * The notification leaves the server once the row is durable.  Prints each
- * time, in microseconds.  The environment says where the database is.
+ * Prints each time, in microseconds.  The environment says where the database
+ * is.
+ *
+ * The notification leaves the server once the row is durable.  Its time begins
+ * when this program knows of the commit, and ends when it knows of the other.
+ * What lies between the commits themselves is told by their timestamps, which
+ * the server keeps (track_commit_timestamp): it takes each before it flushes,
+ * so one flush is in that time too, the INSERT's instead of the other.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -31,6 +38,9 @@
 
 /* Longer than any row takes, in milliseconds. */
 #define PATIENCE 30000
+
+#define ID_SIZE 256
+#define XID_SIZE 16
 
 static PGconn *session;
 static int	times = 500;
@@ -65,7 +75,6 @@ run(const char *sql)
 	PQclear(result);
 }
 
-/* Prepare a statement of one parameter, text. */
 static void
 prepare(const char *name, const char *sql)
 {
@@ -77,16 +86,25 @@ prepare(const char *name, const char *sql)
 }
 
 static void
-insert(const char *statement, const char *prefix, const char *what, int i)
+make_id(char *id, const char *prefix, const char *what, int i)
 {
-	char		id[256];
+	snprintf(id, ID_SIZE, "%s-%d-%s-%d", prefix, (int) getpid(), what, i);
+}
+
+/* Insert a row; "xid" gets its transaction, unless it is NULL. */
+static void
+insert(const char *prefix, const char *what, int i, char *xid)
+{
+	char		id[ID_SIZE];
 	const char *values[] = {id};
 	PGresult   *result;
 
-	snprintf(id, sizeof(id), "%s-%d-%s-%d", prefix, (int) getpid(), what, i);
-	result = PQexecPrepared(session, statement, 1, values, NULL, NULL, 0);
-	if (PQresultStatus(result) != PGRES_COMMAND_OK)
+	make_id(id, prefix, what, i);
+	result = PQexecPrepared(session, "insert", 1, values, NULL, NULL, 0);
+	if (PQresultStatus(result) != PGRES_TUPLES_OK)
 		die("could not insert");
+	if (xid != NULL)
+		snprintf(xid, XID_SIZE, "%s", PQgetvalue(result, 0, 0));
 	PQclear(result);
 }
 
@@ -94,18 +112,20 @@ insert(const char *statement, const char *prefix, const char *what, int i)
 static void
 await(const char *prefix, int i)
 {
-	char		id[256];
+	char		id[ID_SIZE];
+	char		quoted[ID_SIZE + 2];
 	PGnotify   *notify;
 	bool		found = false;
 
-	snprintf(id, sizeof(id), "\"%s-%d-row-%d\"", prefix, (int) getpid(), i);
+	make_id(id, prefix, "row", i);
+	snprintf(quoted, sizeof(quoted), "\"%s\"", id);
 	while (!found)
 	{
 		struct pollfd wait = {.fd = PQsocket(session), .events = POLLIN};
 
 		while (!found && (notify = PQnotifies(session)) != NULL)
 		{
-			found = strstr(notify->extra, id) != NULL;
+			found = strstr(notify->extra, quoted) != NULL;
 			PQfreemem(notify);
 		}
 		if (found)
@@ -127,43 +147,79 @@ pause_between(void)
 }
 
 static void
+prepare_insert(const char *table)
+{
+	char		sql[ID_SIZE];
+
+	snprintf(sql, sizeof(sql),
+			 "INSERT INTO %s (task_id) VALUES ($1) RETURNING xmin", table);
+	prepare("insert", sql);
+}
+
+/* Print what lies between the commits of a row's INSERT and of its end. */
+static void
+print_between(const char *prefix, int i, const char *xid)
+{
+	char		id[ID_SIZE];
+	const char *values[] = {id, xid};
+	PGresult   *result;
+
+	make_id(id, prefix, "row", i);
+	result = PQexecPrepared(session, "between", 2, values, NULL, NULL, 0);
+	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1)
+		die("could not read a row");
+	printf("%s\n", PQgetvalue(result, 0, 0));
+	PQclear(result);
+}
+
+static void
 measure_filled(const char *prefix)
 {
+	char		(*xids)[XID_SIZE] = calloc(times, XID_SIZE);
+	double	   *noticed = calloc(times, sizeof(double));
 	double		last = 0;
 
 	run("LISTEN anyvod_tasks");
-	prepare("insert", "INSERT INTO anyvod_tasks (task_id) VALUES ($1)");
+	prepare_insert("anyvod_tasks");
+	prepare("between",
+			"SELECT round(extract(epoch FROM pg_xact_commit_timestamp(xmin) -"
+			" pg_xact_commit_timestamp($2::xid)) * 1e6)"
+			" FROM anyvod_tasks WHERE task_id = $1");
 	for (int i = 0; i < times; i++)
 	{
 		double		begin;
 
 		if (beside != NULL && now() - last > 1)
 		{
-			insert("insert", beside, "beside", i);
+			insert(beside, "beside", i, NULL);
 			last = now();
 		}
 		pause_between();
-		insert("insert", prefix, "row", i);
+		insert(prefix, "row", i, xids[i]);
 		begin = now();
 		await(prefix, i);
-		printf("%.1f\n", (now() - begin) * 1e6);
+		noticed[i] = (now() - begin) * 1e6;
 	}
+	for (int i = 0; i < times; i++)
+	{
+		printf("%.1f ", noticed[i]);
+		print_between(prefix, i, xids[i]);
+	}
+	free(xids);
+	free(noticed);
 }
 
 static void
 measure_commit(const char *table)
 {
-	char		sql[256];
-
-	snprintf(sql, sizeof(sql), "INSERT INTO %s (task_id) VALUES ($1)", table);
-	prepare("insert", sql);
+	prepare_insert(table);
 	for (int i = 0; i < times; i++)
 	{
 		double		begin;
 
 		pause_between();
 		begin = now();
-		insert("insert", "plain", "row", i);
+		insert("plain", "row", i, NULL);
 		printf("%.1f\n", (now() - begin) * 1e6);
 	}
 }

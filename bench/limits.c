@@ -7,6 +7,7 @@
  *		limits raw URL		write and read on one socket that is kept alive
  *		limits easy URL		libcurl, one request after the other
  *		limits multi URL	libcurl, many at once, with an epoll descriptor
+ *		limits version -	nothing: says which libcurl this is
  *
  *		-n N		requests (default 20000)
  *		-s SECONDS	or for so long
@@ -17,6 +18,7 @@
  *		-2 CA		HTTP/2 over TLS, by an authority in that file
  *		-t CA		HTTP/1.1 over TLS
  *		-d			print each request's time instead, in microseconds (easy)
+ *		-w MIN,MAX	wait that long before each, by chance (milliseconds; easy)
  *
  * A number is appended to the URL, another for each request, and an API key
  * is sent along, as anyvod does.  Nothing reads the answers, but they are
@@ -62,6 +64,8 @@ static struct
 	int			processes;
 	bool		lazy;
 	bool		each;			/* print each request's time */
+	double		least_wait;		/* milliseconds */
+	double		most_wait;
 	bool		http2;
 	const char *authority;		/* NULL: plain HTTP */
 } options = {.requests = 20000, .at_once = 128, .processes = 1};
@@ -282,6 +286,18 @@ check_answer(CURL *easy, CURLcode result)
 	finished++;
 }
 
+/* Wait before a request, as -w says. */
+static void
+pause_between(void)
+{
+	double		ms = options.least_wait +
+		(options.most_wait - options.least_wait) *
+		(random() / (double) RAND_MAX);
+
+	if (ms > 0)
+		usleep((useconds_t) (ms * 1000));
+}
+
 static long
 run_easy(void)
 {
@@ -290,9 +306,11 @@ run_easy(void)
 
 	while (more())
 	{
-		double		begin = options.each ? now() : 0;
+		double		begin;
 		long		made = 0;
 
+		pause_between();
+		begin = options.each ? now() : 0;
 		next_url(easy);
 		check_answer(easy, curl_easy_perform(easy));
 		curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &made);
@@ -497,7 +515,7 @@ parse(int argc, char **argv)
 {
 	int			option;
 
-	while ((option = getopt(argc, argv, "n:s:c:p:lm:2:t:d")) != -1)
+	while ((option = getopt(argc, argv, "n:s:c:p:lm:2:t:dw:")) != -1)
 	{
 		switch (option)
 		{
@@ -529,6 +547,11 @@ parse(int argc, char **argv)
 			case 'd':
 				options.each = true;
 				break;
+			case 'w':
+				if (sscanf(optarg, "%lf,%lf", &options.least_wait,
+						   &options.most_wait) != 2)
+					exit(2);
+				break;
 			default:
 				exit(2);
 		}
@@ -536,7 +559,7 @@ parse(int argc, char **argv)
 	if (optind + 2 != argc || options.at_once < 1 ||
 		options.at_once > MAX_AT_ONCE || options.processes < 1)
 	{
-		fprintf(stderr, "usage: limits [options] raw|easy|multi URL\n");
+		fprintf(stderr, "usage: limits [options] raw|easy|multi|version URL\n");
 		exit(2);
 	}
 	options.url = argv[optind + 1];
@@ -553,6 +576,11 @@ main(int argc, char **argv)
 
 	parse(argc, argv);
 	what = argv[optind];
+	if (strcmp(what, "version") == 0)
+	{
+		puts(curl_version_info(CURLVERSION_NOW)->version);
+		return 0;
+	}
 	curl_global_init(CURL_GLOBAL_ALL);
 	begin = now();
 	used = processor_time();
