@@ -65,6 +65,8 @@ drop_environment()
 	done
 	LC_ALL=C
 	export LC_ALL
+	[ -z "${PG_TEST_TIMEOUT_DEFAULT:-}" ] ||
+		export PGCTLTIMEOUT="$PG_TEST_TIMEOUT_DEFAULT"
 }
 
 choose_user()

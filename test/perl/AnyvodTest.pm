@@ -52,8 +52,9 @@ our @EXPORT = qw(
 # is that of PostgreSQL's own tests.
 my $patience = $ENV{PG_TEST_TIMEOUT_DEFAULT} || 60;
 
-# Time between two looks at a condition, in seconds.
-my $look_every = 0.02;
+# Time between two looks at a condition, in seconds: 20 ms, and more where all
+# takes longer, a look included.
+my $look_every = $patience / 3000;
 
 # A signal ends a test through its END blocks, which stop servers and
 # simulators; without this it would end it at once.
