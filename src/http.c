@@ -28,6 +28,8 @@
 
 #include <curl/curl.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -56,6 +58,9 @@
 /* A request that a gateway refuses since it ends the connection begins anew. */
 #define HTTP_MAX_RESTARTS 5
 
+/* So many questions on a shared connection leave together, at most. */
+#define HTTP_PARCEL 32
+
 /*
  * Descriptors that we leave to others of the third of max_safe_fds that
  * PostgreSQL lends to extensions.
@@ -79,6 +84,7 @@ typedef struct HttpSocket
 	uint8		polled;			/* the same, as registered with the poller */
 	bool		ours;			/* opened by our callback */
 	bool		in_turn;		/* carries one question after the other */
+	bool		corked;			/* what is sent waits in the system */
 	HttpRequest *opener;		/* for whom; it may be gone, compare only */
 	HttpRoute  *route;			/* where to; likewise */
 	ino_t		inode;			/* tells whether it is still that socket */
@@ -849,22 +855,67 @@ http_collect(void)
 }
 
 /*
+ * Have the system keep what is sent on the connections of a route, or (NULL)
+ * send what it has kept on any.
+ */
+static void
+http_cork(const HttpRoute *route)
+{
+#ifdef TCP_CORK
+	int			cork = route != NULL;
+
+	for (int fd = 0; fd < http.nsockets; fd++)
+	{
+		HttpSocket *socket = &http.sockets[fd];
+
+		if (!socket->ours || socket->corked == cork ||
+			(cork && socket->route != route))
+			continue;
+		if (setsockopt(fd, IPPROTO_TCP, TCP_CORK, &cork, sizeof(cork)) == 0)
+			socket->corked = cork;
+	}
+#endif
+}
+
+/*
  * Let libcurl have the requests whose turn has come; each is on its way at
  * once if there is a connection for it.
+ *
+ * libcurl sends each question by itself, and to wake the peer up for each is a
+ * quarter of the work.  So of those that share a connection the first goes at
+ * once, and those behind it go together.
  */
 static void
 http_let_in(void)
 {
+	const HttpRoute *corked = NULL;
 	HttpRequest *request;
+	int			held = 0;
 	int			running;
 
 	while ((request = route_next()) != NULL)
 	{
+		HttpRoute  *route = request->target->route;
+
 		http_hand_over(request);
 		(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
 										&running);
 		http_collect();
+		if (corked != NULL && (route != corked || ++held == HTTP_PARCEL))
+		{
+			http_cork(NULL);
+			corked = NULL;
+		}
+		if (corked == NULL && route_is_shared(route) &&
+			route_waiting(route) != NULL)
+		{
+			http_cork(route);
+			corked = route;
+			held = 0;
+		}
 	}
+	if (corked != NULL)
+		http_cork(NULL);
 }
 
 /* Do what is due. */

@@ -7,7 +7,8 @@ package AnyvodTest::Peer;
 #	my $proxy = AnyvodTest::Peer->new(tunnel());
 #	my $strict = AnyvodTest::Peer->new(answer("HTTP/1.1 403 No\r\n\r\n"));
 #	$proxy->url;			# http://127.0.0.1:12345
-#	$proxy->heard;			# all that came before the tunnel
+#	$proxy->heard;			# all that came before the tunnel, and how many
+#							# segments came through it, once it is closed
 #	my $hole = AnyvodTest::Peer->black_hole;
 #
 # One process listens, and each connection has a process of its own that runs
@@ -24,7 +25,7 @@ use IO::Socket::INET;
 use POSIX ();
 use PostgreSQL::Test::Utils;
 use Scalar::Util ();
-use Socket;
+use Socket qw(:DEFAULT IPPROTO_TCP);
 use Time::HiRes ();
 
 our @EXPORT = qw(silence answer tunnel);
@@ -64,7 +65,8 @@ sub answer
 }
 
 # An HTTP proxy that knows CONNECT, to this machine only; it may take its
-# time, in seconds.
+# time, in seconds.  In the end it notes how many segments with data the client
+# has sent (Linux says so in its struct tcp_info).
 sub tunnel
 {
 	my ($delay) = @_;
@@ -80,6 +82,9 @@ sub tunnel
 		Time::HiRes::sleep($delay // 0);
 		syswrite $client, "HTTP/1.1 200 Connected\r\n\r\n";
 		pass($client, $server);
+		$note->(
+			'segments: '
+			  . unpack('x152 L', getsockopt($client, IPPROTO_TCP, 11)) . "\n");
 	};
 }
 
