@@ -41,6 +41,7 @@ OBJS = \
 	src/many.o \
 	src/neighbour.o \
 	src/option.o \
+	src/outline.o \
 	src/outcome.o \
 	src/pace.o \
 	src/plan.o \

@@ -266,11 +266,14 @@ list_files(Answer *answer, const Response *response, const Task *task)
 static char *
 model_of(const Input *input)
 {
+	char	   *model;
+
 	if (input->model_name == NULL || input->model_version == NULL)
 		return input->model_name != NULL ?
 			input->model_name :
 			input->model_version;
-	return value_line(concat(input->model_name, " ", input->model_version));
+	model = concat(input->model_name, " ", input->model_version);
+	return value_line(model, strlen(model));
 }
 
 /* Generations of images, video, audio and models make a file; others may. */
@@ -302,13 +305,10 @@ judge_task(Answer *answer, const Response *response, const Task *task,
 {
 	const char *type = response->task_type;
 	bool		has_code = false;
-	bool		inside_runs = false;
 
 	if (task != NULL)
 	{
 		has_code = task->err_code != NULL || task->err_code_ext != NULL;
-		inside_runs = word_is(task->status, "PROCESSING") ||
-			word_is(task->task_status, "PROCESSING");
 		if (type == NULL)
 			type = task->key;
 	}
@@ -319,12 +319,15 @@ judge_task(Answer *answer, const Response *response, const Task *task,
 		answer->verdict = ANSWER_RUNNING;
 	else if (has_code)
 		set_failed(answer, task);
-	else if (inside_runs)
+	else if (task != NULL && word_is(task->status, "PROCESSING"))
 	{
 		answer->verdict = ANSWER_RUNNING;
-		answer->status = word_is(task->status, "PROCESSING") ?
-			task->status :
-			task->task_status;
+		answer->status = task->status;
+	}
+	else if (task != NULL && word_is(task->task_status, "PROCESSING"))
+	{
+		answer->verdict = ANSWER_RUNNING;
+		answer->status = task->task_status;
 	}
 	else if (main_file != NULL)
 	{

@@ -3,10 +3,11 @@
  * document.c
  *		What a body holds of the fields that matter.
  *
- * PostgreSQL's own parser runs over the text once, with callbacks that know
- * where they are and note the fields that matter.  No tree is built.  Keys
- * come in any order (TaskType after the task objects, Output before Status),
- * so nothing is decided here.
+ * PostgreSQL's own parser runs over the text once, or over an outline of it
+ * that leaves out what strings say (outline.c), with callbacks that know where
+ * they are and note the fields that matter.  No tree is built.  Keys come in
+ * any order (TaskType after the task objects, Output before Status), so
+ * nothing is decided here.
  *
  * Whatever arrives may be hostile or broken, and none of it raises an error:
  * the nesting is bounded before the parser's stack check could object, no \u
@@ -23,10 +24,12 @@
 #include "postgres_fe.h"
 #endif
 
+#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 
 #include "compat.h"
 #include "document.h"
+#include "outline.h"
 #include "sanitize.h"
 
 /*
@@ -79,6 +82,7 @@ typedef enum FieldKind
 typedef struct Field
 {
 	const char *name;
+	size_t		name_len;
 	FieldKind	kind;
 	size_t		offset;			/* in the struct of its place */
 	Place		child;			/* what an object there is */
@@ -86,13 +90,15 @@ typedef struct Field
 } Field;
 
 #define SCALAR(key, kind, holder, member) \
-	{key, kind, offsetof(holder, member), PLACE_DOCUMENT, 0}
+	{key, sizeof(key) - 1, kind, offsetof(holder, member), PLACE_DOCUMENT, 0}
 #define OBJECT(key, kind, holder, member, place, child_type) \
-	{key, kind, offsetof(holder, member), place, sizeof(child_type)}
+	{key, sizeof(key) - 1, kind, offsetof(holder, member), place, \
+	 sizeof(child_type)}
 #define FILES(key, i) \
-	{key, FIELD_FILES, offsetof(Output, lists) + (i) * sizeof(FileList), \
-	 PLACE_FILE_LIST, sizeof(FileList)}
-#define END_OF_FIELDS {NULL, FIELD_WORD, 0, PLACE_DOCUMENT, 0}
+	{key, sizeof(key) - 1, FIELD_FILES, \
+	 offsetof(Output, lists) + (i) * sizeof(FileList), PLACE_FILE_LIST, \
+	 sizeof(FileList)}
+#define END_OF_FIELDS {NULL, 0, FIELD_WORD, 0, PLACE_DOCUMENT, 0}
 
 static const Field document_fields[] = {
 	OBJECT("error", FIELD_ERROR, Document, error, PLACE_GATEWAY_ERROR,
@@ -201,7 +207,7 @@ static const Field *const fields_of[] = {
 };
 
 static const Field task_field = {
-	NULL, FIELD_TASK, 0, PLACE_TASK, sizeof(Task)
+	NULL, 0, FIELD_TASK, 0, PLACE_TASK, sizeof(Task)
 };
 
 
@@ -215,17 +221,19 @@ typedef struct Frame
 {
 	Place		place;
 	void	   *noted;			/* the struct of that place */
-	const Field *field;			/* whose value comes next; NULL: none that
+	const Field *field;			/* the last that began; NULL: none that
 								 * matters */
-	char	   *key;			/* its key, if it may be a task's; else NULL */
 } Frame;
 
 typedef struct Reader
 {
 	JsonSemAction actions;
 	JsonLexContext *lex;
-	bool		as_written;		/* the lexer decodes no strings */
+	const Outline *outline;		/* what is parsed; NULL: the text itself */
 	Document   *document;
+	char	   *decoded;		/* the last name handed out, if any */
+	const char *name;			/* of the last field that began, and what */
+	size_t		name_len;		/* follows is a quote or a NUL */
 	Frame		frames[MAX_FRAMES];
 	int			nframes;
 	int			skipping;		/* depth inside a value that does not matter,
@@ -234,25 +242,19 @@ typedef struct Reader
 
 static CompatJsonResult reader_field_start(void *state, char *name,
 										   bool isnull);
-static CompatJsonResult reader_field_end(void *state, char *name, bool isnull);
-static CompatJsonResult reader_scalar(void *state, char *token,
-									  JsonTokenType type);
 
 /*
- * Have the parser hand out field names, or not.
+ * Have the parser tell of fields, or not.
  *
- * The parser copies each name and each value for which there is a callback.
- * Only those of fields that matter are worth it: an echoed image is megabytes
- * of Base64.  So callbacks are taken away while such a value is read; those
- * for the beginning and end of objects and arrays, which are handed nothing,
- * stay and tell when it is over.
+ * It may copy the name of each for which there is a callback.  So that is
+ * taken away inside of a value that does not matter; those for the beginning
+ * and end of objects and arrays, which are handed nothing, stay and tell when
+ * it is over.
  */
 static void
 reader_listen(Reader *reader, bool names)
 {
 	reader->actions.object_field_start = names ? reader_field_start : NULL;
-	reader->actions.object_field_end = names ? reader_field_end : NULL;
-	reader->actions.scalar = NULL;
 }
 
 static void forget_object(Place place, void *noted, size_t size);
@@ -342,11 +344,13 @@ forget_object(Place place, void *noted, size_t size)
 
 /* Where the task object of that key is in a Response, -1 if it is not. */
 static int
-task_index(const Response *response, const char *key)
+task_index(const Response *response, const char *key, size_t len)
 {
 	for (int i = 0; i < response->ntasks; i++)
 	{
-		if (strcmp(response->tasks[i]->key, key) == 0)
+		const char *other = response->tasks[i]->key;
+
+		if (strncmp(other, key, len) == 0 && other[len] == '\0')
 			return i;
 	}
 	return -1;
@@ -359,19 +363,19 @@ task_index(const Response *response, const char *key)
 Task *
 document_task(const Response *response, const char *key)
 {
-	int			i = task_index(response, key);
+	int			i = task_index(response, key, strlen(key));
 
 	return i >= 0 ? response->tasks[i] : NULL;
 }
 
 /* A new task object under that key, NULL if there are too many already. */
 static Task *
-add_task(Response *response, const char *key)
+add_task(Response *response, const char *key, size_t len)
 {
 	Task	   *task;
 
 	/* the variant that lacks the task object has its parts instead */
-	if (strcmp(key, "Output") == 0)
+	if (len == 6 && memcmp(key, "Output", 6) == 0)
 	{
 		response->flattened = true;
 		return NULL;
@@ -382,7 +386,7 @@ add_task(Response *response, const char *key)
 		return NULL;
 	}
 	task = palloc0(sizeof(Task));
-	task->key = pstrdup(key);
+	task->key = value_copy(key, len);
 	response->tasks[response->ntasks++] = task;
 	return task;
 }
@@ -420,7 +424,6 @@ reader_push(Reader *reader, Place place, void *noted)
 	frame->place = place;
 	frame->noted = noted;
 	frame->field = NULL;
-	frame->key = NULL;
 	reader_listen(reader, true);
 }
 
@@ -456,7 +459,7 @@ object_target(Reader *reader, Place *place)
 		case FIELD_OBJECT:
 			return (char *) frame->noted + field->offset;
 		case FIELD_TASK:
-			return add_task(frame->noted, frame->key);
+			return add_task(frame->noted, reader->name, reader->name_len);
 		case FIELD_FILES:
 			/* one object where a list belongs is a list of one */
 			*place = PLACE_FILE;
@@ -525,64 +528,148 @@ reader_end(void *state)
 	COMPAT_JSON_DONE;
 }
 
-/*
- * The string that was read last in a text without backslashes, where no quote
- * is part of a string: what stands between the last two before the token that
- * came next (or its colon).
- */
-static const char *
-string_as_written(const Reader *reader, size_t *len)
-{
-	const char *last = reader->lex->prev_token_terminator - 1;
-	const char *first;
-
-	while (*last != '"')
-		last--;
-	for (first = last; first[-1] != '"'; first--)
-		;
-	*len = last - first;
-	return first;
-}
-
 /* The field of that name, NULL if it does not matter. */
 static const Field *
 find_field(Place place, const char *name, size_t len)
 {
 	for (const Field *field = fields_of[place]; field->name != NULL; field++)
 	{
-		/* nearly all differ in the first byte, which needs no call */
-		if (field->name[0] == name[0] &&
-			strncmp(field->name, name, len) == 0 && field->name[len] == '\0')
+		if (field->name_len == len && field->name[0] == name[0] &&
+			memcmp(field->name, name, len) == 0)
 			return field;
 	}
 	return NULL;
 }
 
+/*
+ * Note which field begins.
+ *
+ * The parser hands out a name if it decodes strings.  In an outline one that
+ * is empty stands in the text, and its quotes before the colon, which is the
+ * token before the value.
+ */
+static void
+reader_set_name(Reader *reader, char *decoded)
+{
+	if (reader->decoded != NULL)
+		pfree(reader->decoded);
+	reader->decoded = decoded;
+
+	if (reader->outline != NULL && (decoded == NULL || decoded[0] == '\0'))
+		reader->name = outline_string(reader->outline,
+									  reader->lex->prev_token_terminator - 3,
+									  &reader->name_len);
+	else
+	{
+		reader->name = decoded;
+		reader->name_len = strlen(decoded);
+	}
+}
+
+/* The string that the parser is at, *len bytes, before a quote or a NUL. */
+static const char *
+reader_string(const Reader *reader, size_t *len)
+{
+	const JsonLexContext *lex = reader->lex;
+
+	if (reader->outline != NULL &&
+		lex->token_terminator - lex->token_start == 2)
+		return outline_string(reader->outline, lex->token_start, len);
+	*len = lex->strval->len;
+	return lex->strval->data;
+}
+
+/* Note a string or number of len bytes. */
+static void
+note_text(const Field *field, char *where, const char *text, size_t len,
+		  bool is_string)
+{
+	switch (field->kind)
+	{
+		case FIELD_WORD:
+			if (is_string)
+				*(char **) where = value_line(text, len);
+			break;
+		case FIELD_TEXT:
+			*(char **) where = value_line(text, len);
+			break;
+		case FIELD_CODE:
+			if (!value_is_zero(text, len))
+				*(char **) where = value_line(text, len);
+			break;
+		case FIELD_MESSAGE:
+			if (is_string)
+				*(char **) where = value_message(text, len);
+			break;
+		case FIELD_URL:
+			if (is_string)
+				*(char **) where = value_url(text, len);
+			break;
+		case FIELD_TIME:
+			if (is_string)
+				*(Time *) where = value_time(text, len);
+			break;
+		case FIELD_PROGRESS:
+			*(int *) where = value_progress(text, len) + 1;
+			break;
+		case FIELD_ERROR:
+			if (!is_string || len == 0)
+				break;
+			((Refusal *) where)->present = true;
+			((Refusal *) where)->message = value_message(text, len);
+			break;
+		default:
+			break;
+	}
+}
+
+/* Note the value that the parser is at, if it is no object or array. */
+static void
+note_value(const Reader *reader, const Field *field, char *where)
+{
+	const JsonLexContext *lex = reader->lex;
+	const char *text;
+	size_t		len;
+
+	switch (lex->token_type)
+	{
+		case JSON_TOKEN_STRING:
+			text = reader_string(reader, &len);
+			note_text(field, where, text, len, true);
+			break;
+		case JSON_TOKEN_NUMBER:
+			note_text(field, where, lex->token_start,
+					  lex->token_terminator - lex->token_start, false);
+			break;
+		case JSON_TOKEN_FALSE:
+			if (field->kind == FIELD_FALSE)
+				*(bool *) where = true;
+			break;
+		default:
+			break;
+	}
+}
+
+/* A field begins, and the parser is at its value. */
 static CompatJsonResult
 reader_field_start(void *state, char *decoded, bool isnull)
 {
 	Reader	   *reader = state;
 	Frame	   *frame = &reader->frames[reader->nframes - 1];
-	const char *name = decoded;
 	const Field *field;
-	size_t		len;
 
-	if (reader->as_written)
-		name = string_as_written(reader, &len);
-	else
-		len = strlen(name);
-	field = find_field(frame->place, name, len);
+	reader_set_name(reader, decoded);
+	field = find_field(frame->place, reader->name, reader->name_len);
 	if (field != NULL)
 	{
 		forget_field(field, frame->noted);
-		reader->actions.scalar = reader_scalar;
+		note_value(reader, field, (char *) frame->noted + field->offset);
 	}
 	else if (frame->place == PLACE_RESPONSE)
 	{
-		int			i;
+		int			i = task_index(frame->noted, reader->name,
+								   reader->name_len);
 
-		frame->key = pnstrdup(name, len);
-		i = task_index(frame->noted, frame->key);
 		if (i >= 0)
 			forget_task(frame->noted, i);
 		field = &task_field;
@@ -591,100 +678,6 @@ reader_field_start(void *state, char *decoded, bool isnull)
 	if (frame->place == PLACE_RAW)
 		((Raw *) frame->noted)->filled = true;
 	frame->field = field;
-	COMPAT_JSON_DONE;
-}
-
-static CompatJsonResult
-reader_field_end(void *state, char *decoded, bool isnull)
-{
-	Reader	   *reader = state;
-	Frame	   *frame = &reader->frames[reader->nframes - 1];
-
-	frame->field = NULL;
-	if (frame->key != NULL)
-		pfree(frame->key);
-	frame->key = NULL;
-	reader->actions.scalar = NULL;
-	if (decoded != NULL)
-		pfree(decoded);
-	COMPAT_JSON_DONE;
-}
-
-/*
- * Note a string or number.  Takes over token, or leaves it and returns false.
- */
-static bool
-note_text(const Field *field, char *where, char *token, bool is_string)
-{
-	switch (field->kind)
-	{
-		case FIELD_WORD:
-			if (!is_string)
-				return false;
-			*(char **) where = value_line(token);
-			return true;
-		case FIELD_TEXT:
-			*(char **) where = value_line(token);
-			return true;
-		case FIELD_CODE:
-			if (value_is_zero(token))
-				return false;
-			*(char **) where = value_line(token);
-			return true;
-		case FIELD_MESSAGE:
-			if (!is_string)
-				return false;
-			*(char **) where = value_message(token);
-			return true;
-		case FIELD_URL:
-			if (!is_string)
-				return false;
-			*(char **) where = value_url(token);
-			return true;
-		case FIELD_TIME:
-			if (is_string)
-				*(Time *) where = value_time(token);
-			return false;
-		case FIELD_PROGRESS:
-			*(int *) where = value_progress(token) + 1;
-			return false;
-		case FIELD_ERROR:
-			if (!is_string || token[0] == '\0')
-				return false;
-			((Refusal *) where)->present = true;
-			((Refusal *) where)->message = value_message(token);
-			return true;
-		default:
-			return false;
-	}
-}
-
-static CompatJsonResult
-reader_scalar(void *state, char *token, JsonTokenType type)
-{
-	Reader	   *reader = state;
-	Frame	   *frame = &reader->frames[reader->nframes - 1];
-	const Field *field = frame->field;
-	bool		taken = false;
-
-	if (field != NULL)
-	{
-		char	   *where = (char *) frame->noted + field->offset;
-
-		if (type == JSON_TOKEN_STRING && reader->as_written)
-		{
-			size_t		len;
-			const char *string = string_as_written(reader, &len);
-
-			token = pnstrdup(string, len);
-		}
-		if (type == JSON_TOKEN_STRING || type == JSON_TOKEN_NUMBER)
-			taken = note_text(field, where, token, type == JSON_TOKEN_STRING);
-		else if (type == JSON_TOKEN_FALSE && field->kind == FIELD_FALSE)
-			*(bool *) where = true;
-	}
-	if (!taken && token != NULL)
-		pfree(token);
 	COMPAT_JSON_DONE;
 }
 
@@ -749,40 +742,75 @@ set_flaw(Document *document, AnswerFlaw flaw, char *detail)
 	document->flaw_detail = detail;
 }
 
-/*
- * Run the parser.
- *
- * Where there is no backslash, as in most answers, strings say what is written.
- * Then the lexer need not build them, byte by byte, and the few that matter are
- * taken from the text: an answer of 1 kB is read in half the time.
- */
-static void
-parse(Document *document, const char *content_type)
+/* Run the parser over an outline, or over the text; false if it objects. */
+static bool
+parse(Document *document, const Outline *outline, JsonLexContext *lex)
 {
 	Reader		reader;
-	JsonLexContext *lex;
+	bool		ok;
 
-	memset(&reader, 0, sizeof(reader));
+	reader.lex = lex;
+	reader.outline = outline;
 	reader.document = document;
+	reader.decoded = NULL;
+	reader.nframes = 0;
+	reader.skipping = 0;
+	memset(&reader.actions, 0, sizeof(reader.actions));
 	reader.actions.semstate = &reader;
 	reader.actions.object_start = reader_object_start;
 	reader.actions.object_end = reader_end;
 	reader.actions.array_start = reader_array_start;
 	reader.actions.array_end = reader_end;
-
-	reader.as_written = memchr(document->text, '\\',
-							   document->text_len) == NULL;
-	lex = compat_json_lex(document->text, document->text_len, PG_UTF8,
-						  !reader.as_written);
-	reader.lex = lex;
-	if (pg_parse_json(lex, &reader.actions) == JSON_SUCCESS)
+	ok = pg_parse_json(lex, &reader.actions) == JSON_SUCCESS;
+	if (reader.decoded != NULL)
+		pfree(reader.decoded);
+	if (ok)
 		document->complete = true;
-	else if (type_is_html(content_type))
-		set_flaw(document, ANSWER_FLAW_HTML,
-				 pstrdup("the answer is a web page"));
-	else
-		set_flaw(document, ANSWER_FLAW_NOT_JSON,
-				 parse_complaint(document, lex));
+	return ok;
+}
+
+/*
+ * Read a text by its outline.  False if it has none or is no JSON document:
+ * what is wrong, and where, the text itself must tell.
+ */
+static bool
+read_outline(Document *document, const char *text, size_t len, bool sane)
+{
+	Outline		outline;
+	JsonLexContext *lex;
+	bool		ok;
+
+	if (!outline_make(&outline, text, len, ANSWER_MAX_DEPTH, sane))
+		return false;
+	lex = compat_json_lex(outline.text, outline.len, PG_UTF8, outline.escapes);
+	ok = parse(document, &outline, lex);
+	compat_json_lex_free(lex);
+	if (!ok)
+	{
+		forget_object(PLACE_DOCUMENT, document, sizeof(Document));
+		document->complete = false;
+	}
+	document->text = text;
+	document->text_len = len;
+	return ok;
+}
+
+/* Read a text as it is. */
+static void
+read_text(Document *document, const char *content_type)
+{
+	JsonLexContext *lex = compat_json_lex(document->text, document->text_len,
+										  PG_UTF8, true);
+
+	if (!parse(document, NULL, lex))
+	{
+		if (type_is_html(content_type))
+			set_flaw(document, ANSWER_FLAW_HTML,
+					 pstrdup("the answer is a web page"));
+		else
+			set_flaw(document, ANSWER_FLAW_NOT_JSON,
+					 parse_complaint(document, lex));
+	}
 	compat_json_lex_free(lex);
 }
 
@@ -802,6 +830,8 @@ document_read(Document *document, const char *content_type,
 	char		first;
 
 	memset(document, 0, sizeof(*document));
+	if (read_outline(document, body, len, false))
+		return;
 	document->text = sanitize_text(body, len, ANSWER_MAX_DEPTH,
 								   &document->text_len, &too_deep);
 	if (document->text == NULL)
@@ -821,6 +851,6 @@ document_read(Document *document, const char *content_type,
 		set_flaw(document, ANSWER_FLAW_TOO_DEEP,
 				 psprintf("the answer is nested deeper than %d levels",
 						  ANSWER_MAX_DEPTH));
-	else
-		parse(document, content_type);
+	else if (!read_outline(document, document->text, document->text_len, true))
+		read_text(document, content_type);
 }

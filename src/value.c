@@ -3,8 +3,8 @@
  * value.c
  *		Single values of an answer: text, codes, numbers, dates.
  *
- * Each takes a string as the parser hands it out, valid UTF-8 followed by a
- * NUL, and makes of it what the answer's fields promise (answer.h).
+ * Each takes len bytes of valid UTF-8 without NUL, and makes of them what the
+ * answer's fields promise (answer.h).
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -20,6 +20,7 @@
 
 #include "answer.h"
 #include "value.h"
+#include "word.h"
 
 /*
  * Characters of a one-line field (status, codes, types, names).  The longest
@@ -57,7 +58,7 @@ clip_length(const char *s, size_t len, int max_chars)
  * U+0080 to U+009F, which UTF-8 writes as C2 80 to C2 9F: U+009B begins an
  * escape sequence on some terminals, as ESC does.
  */
-static int
+static inline int
 control_length(const char *s)
 {
 	unsigned char c = (unsigned char) s[0];
@@ -69,25 +70,47 @@ control_length(const char *s)
 	return 0;
 }
 
+/* Where the first control character of a text is, "end" if there is none. */
+static const char *
+find_control(const char *s, const char *end)
+{
+	while (end - s >= (ptrdiff_t) sizeof(uint64) &&
+		   word_unprintable(word_load(s)) == 0)
+		s += sizeof(uint64);
+	while (s < end && control_length(s) == 0)
+		s++;
+	return s;
+}
+
 /*
- * Cut a palloc'd text at max_chars characters and put spaces for control
- * characters, but for those in "except".  Takes over token; the result, *len
- * bytes long, takes no more memory than it must.
+ * value_copy
+ *		A palloc'd copy, terminated.
+ */
+char *
+value_copy(const char *s, size_t len)
+{
+	char	   *copy = palloc(len + 1);
+
+	memcpy(copy, s, len);
+	copy[len] = '\0';
+	return copy;
+}
+
+/*
+ * Copy a text, with spaces for control characters but for those in "except";
+ * *len becomes that of the copy.
  */
 static char *
-tidy(char *token, int max_chars, const char *except, size_t *len)
+tidy_copy(const char *s, size_t *len, const char *except)
 {
-	size_t		full = strlen(token);
-	size_t		clipped = clip_length(token, full, max_chars);
-	const char *in = token;
-	char	   *out;
+	char	   *copy = value_copy(s, *len);
+	const char *end = copy + *len;
+	const char *in = find_control(copy, end);
+	char	   *out = copy + (in - copy);
 
-	token[clipped] = '\0';
-	/* most have nothing to replace: move on to what may be (C1 begins so) */
-	while ((unsigned char) *in >= 0x20 && *in != 0x7F && *in != '\xC2')
-		in++;
-	out = token + (in - token);
-	while (*in != '\0')
+	if (in == end)
+		return copy;
+	while (in < end)
 	{
 		int			control = control_length(in);
 
@@ -100,16 +123,8 @@ tidy(char *token, int max_chars, const char *except, size_t *len)
 			*out++ = *in++;
 	}
 	*out = '\0';
-	*len = out - token;
-
-	if (clipped < full)
-	{
-		char	   *copy = pstrdup(token);
-
-		pfree(token);
-		return copy;
-	}
-	return token;
+	*len = out - copy;
+	return copy;
 }
 
 /*
@@ -117,12 +132,15 @@ tidy(char *token, int max_chars, const char *except, size_t *len)
  *		A field of one line: trimmed, NULL if nothing is left.
  */
 char *
-value_line(char *token)
+value_line(const char *s, size_t len)
 {
-	size_t		len;
-	char	   *line = tidy(token, MAX_LINE, "", &len);
-	char	   *start = line;
+	char	   *line;
+	char	   *start;
 
+	len = clip_length(s, len, MAX_LINE);
+	if (len == 0)
+		return NULL;
+	start = line = tidy_copy(s, &len, "");
 	while (len > 0 && start[len - 1] == ' ')
 		len--;
 	if (len == 0)
@@ -146,11 +164,10 @@ value_line(char *token)
  *		A text of several lines; never NULL.
  */
 char *
-value_message(char *token)
+value_message(const char *s, size_t len)
 {
-	size_t		len;
-
-	return tidy(token, ANSWER_MAX_MESSAGE, "\n\r\t", &len);
+	len = clip_length(s, len, ANSWER_MAX_MESSAGE);
+	return tidy_copy(s, &len, "\n\r\t");
 }
 
 /*
@@ -158,83 +175,16 @@ value_message(char *token)
  *		A URL, NULL if it is none that could be fetched.
  */
 char *
-value_url(char *token)
+value_url(const char *s, size_t len)
 {
-	bool		good = *token != '\0';
-	const char *p;
-
-	for (p = token; good && *p != '\0'; p++)
-		good = control_length(p) == 0;
-	if (good && p - token <= MAX_URL)
-		return token;
-	pfree(token);
-	return NULL;
+	if (len == 0 || len > MAX_URL || find_control(s, s + len) < s + len)
+		return NULL;
+	return value_copy(s, len);
 }
 
 
 /*
  * Numbers
- */
-
-/*
- * value_is_zero
- *		Does a code say that nothing is wrong?
- *
- * 0, "0", 0.0, -0 and 0e3 do, as does a text without a visible character.
- */
-bool
-value_is_zero(const char *s)
-{
-	bool		digit = false;
-
-	s += strspn(s, " \t\r\n");
-	if (*s == '\0')
-		return true;
-	if (*s == '-' || *s == '+')
-		s++;
-	for (; *s == '0' || *s == '.'; s++)
-		digit |= *s == '0';
-	if (digit && (*s == 'e' || *s == 'E'))
-	{
-		s++;
-		if (*s == '-' || *s == '+')
-			s++;
-		s += strspn(s, "0123456789");
-	}
-	s += strspn(s, " \t\r\n");
-	return digit && *s == '\0';
-}
-
-/*
- * value_progress
- *		Percent from 47, 47.6, "47" or "47%", cut to a whole number.
- *
- * -1 if it is none or lies outside 0 to 100.
- */
-int
-value_progress(const char *s)
-{
-	size_t		len = strspn(s, "+-.0123456789eE");
-	char	   *end;
-	double		value;
-
-	/* no percentage is longer, and strtod need not chew on megabytes */
-	if (len == 0 || len > 32)
-		return -1;
-	value = strtod(s, &end);
-	if (end != s + len)
-		return -1;
-	end += strspn(end, " ");
-	if (*end == '%')
-		end++;
-	if (*end != '\0' || !(value >= 0 && value <= 100))
-		return -1;
-	return (int) value;
-}
-
-
-/*
- * Dates
  */
 
 /* Read exactly n digits; false if they are not there. */
@@ -250,6 +200,91 @@ read_digits(const char **s, int n, int *value)
 	}
 	return true;
 }
+
+/* How many of the bytes from s on are among these. */
+static size_t
+span(const char *s, const char *end, const char *among)
+{
+	const char *p = s;
+
+	while (p < end && strchr(among, *p) != NULL)
+		p++;
+	return p - s;
+}
+
+/*
+ * value_is_zero
+ *		Does a code say that nothing is wrong?
+ *
+ * 0, "0", 0.0, -0 and 0e3 do, as does a text without a visible character.
+ */
+bool
+value_is_zero(const char *s, size_t len)
+{
+	const char *end = s + len;
+	bool		digit = false;
+
+	s += span(s, end, " \t\r\n");
+	if (s == end)
+		return true;
+	if (*s == '-' || *s == '+')
+		s++;
+	for (; s < end && (*s == '0' || *s == '.'); s++)
+		digit |= *s == '0';
+	if (digit && s < end && (*s == 'e' || *s == 'E'))
+	{
+		s++;
+		if (s < end && (*s == '-' || *s == '+'))
+			s++;
+		s += span(s, end, "0123456789");
+	}
+	s += span(s, end, " \t\r\n");
+	return digit && s == end;
+}
+
+/*
+ * value_progress
+ *		Percent from 47, 47.6, "47" or "47%", cut to a whole number.
+ *
+ * -1 if it is none or lies outside 0 to 100.
+ */
+int
+value_progress(const char *s, size_t len)
+{
+	const char *end = s + len;
+	const char *whole = s;
+	int			percent;
+	size_t		digits;
+	char		number[33];
+	char	   *rest;
+	double		value;
+
+	/* it nearly always comes as a whole number */
+	if (len <= 3 && read_digits(&whole, (int) len, &percent) && len > 0)
+		return percent <= 100 ? percent : -1;
+
+	digits = span(s, end, "+-.0123456789eE");
+	/* no percentage is longer, and strtod need not chew on megabytes */
+	if (digits == 0 || digits >= sizeof(number))
+		return -1;
+	memcpy(number, s, digits);
+	number[digits] = '\0';
+	value = strtod(number, &rest);
+	if (*rest != '\0')
+		return -1;
+	s += digits;
+	s += span(s, end, " ");
+	if (s < end && *s == '%')
+		s++;
+	if (s < end || !(value >= 0 && value <= 100))
+		return -1;
+	return (int) value;
+}
+
+
+/*
+ * Dates
+ */
 
 /* Read one given character. */
 static bool
@@ -337,10 +372,12 @@ read_zone(const char **s, int64 *usecs)
  *		A date as the upstream writes it, 'YYYY-MM-DDTHH:MM:SSZ'.
  *
  * Two of them mean "not set" and one "never"; all that is no date is unknown.
+ * What follows the text must be a NUL or a quote.
  */
 Time
-value_time(const char *s)
+value_time(const char *s, size_t len)
 {
+	const char *end = s + len;
 	Time		unknown = {false, 0};
 	Time		result = {true, DT_NOEND};
 	int			year;
@@ -359,7 +396,7 @@ value_time(const char *s)
 		!read_digits(&s, 2, &month) || !read_char(&s, '-') ||
 		!read_digits(&s, 2, &day) || !read_char(&s, 'T') ||
 		!read_time_of_day(&s, &time) || !read_zone(&s, &zone) ||
-		*s != '\0' || !days_since_epoch(year, month, day, &days))
+		s != end || !days_since_epoch(year, month, day, &days))
 		return unknown;
 
 	/* four digits of a year are well within what a timestamp holds */

@@ -18,13 +18,14 @@ typedef struct Time
 	TimestampTz value;
 } Time;
 
-/* These take over a palloc'd token and return it, or less of it, or NULL. */
-extern char *value_line(char *token);
-extern char *value_message(char *token);
-extern char *value_url(char *token);
+/* These return a palloc'd copy, or part of it, or NULL. */
+extern char *value_copy(const char *s, size_t len);
+extern char *value_line(const char *s, size_t len);
+extern char *value_message(const char *s, size_t len);
+extern char *value_url(const char *s, size_t len);
 
-extern bool value_is_zero(const char *s);
-extern int	value_progress(const char *s);
-extern Time value_time(const char *s);
+extern bool value_is_zero(const char *s, size_t len);
+extern int	value_progress(const char *s, size_t len);
+extern Time value_time(const char *s, size_t len);
 
 #endif							/* ANYVOD_VALUE_H */

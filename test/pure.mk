@@ -23,9 +23,10 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-I$(UNIT) $(MORE_CFLAGS)
 
 # The pure rooms: no SPI, no libcurl, no clock, no backend.
-PURE = answer document plan sanitize schedule value wire
+PURE = answer document outline plan sanitize schedule value wire
 HELPERS = bytes expected memory sound
-HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/compat.h) \
+HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/compat.h \
+	$(TOP)/src/word.h) \
 	$(PURE:%=$(TOP)/src/%.h)
 OBJECTS = $(PURE:%=$(BUILD)/%.o) $(HELPERS:%=$(BUILD)/%.o)
 

@@ -21,6 +21,7 @@
 #include "check.h"
 #include "expected.h"
 #include "memory.h"
+#include "outline.h"
 #include "sound.h"
 
 static Expected *own_bodies;
@@ -216,6 +217,23 @@ recorded_bodies_read_as_expected(void)
 			   compare_all(more_bodies));
 }
 
+/* The body with a member in front; false if it does not begin with another. */
+static bool
+with_member(const Expected *e, const char *member, Expected *longer)
+{
+	size_t		len = strlen(member);
+
+	if (e->body_len < 2 || e->body[0] != '{' || e->body[1] != '"')
+		return false;
+	*longer = *e;
+	longer->body_len = e->body_len + len;
+	longer->body = malloc(longer->body_len);
+	longer->body[0] = '{';
+	memcpy(longer->body + 1, member, len);
+	memcpy(longer->body + 1 + len, e->body + 1, e->body_len - 1);
+	return true;
+}
+
 /*
  * Strings are read in another way where there is a backslash anywhere: one that
  * means nothing must change nothing.
@@ -223,23 +241,15 @@ recorded_bodies_read_as_expected(void)
 static void
 an_escape_elsewhere_changes_nothing(void)
 {
-	static const char escape[] = "\"\\u0070ad\":\"a\\\\b\\\"c\",";
 	int			n = 0;
 
 	for (const Expected *e = own_bodies; e != NULL; e = e->next)
 	{
-		size_t		size = e->body_len + strlen(escape);
-		Expected	escaped = *e;
+		Expected	escaped;
 		Answer		answer;
 
-		if (e->body_len < 2 || e->body[0] != '{' || e->body[1] != '"')
+		if (!with_member(e, "\"\\u0070ad\":\"a\\\\b\\\"c\",", &escaped))
 			continue;
-		escaped.body = malloc(size);
-		escaped.body_len = size;
-		escaped.body[0] = '{';
-		memcpy(escaped.body + 1, escape, strlen(escape));
-		memcpy(escaped.body + 1 + strlen(escape), e->body + 1,
-			   e->body_len - 1);
 		read_expected(&answer, &escaped);
 		note("%s: %.400s", expected_get(e, "file", NULL), describe(&answer));
 		compare(&answer, e);
@@ -248,6 +258,104 @@ an_escape_elsewhere_changes_nothing(void)
 		n++;
 	}
 	CHECK(n >= 60);
+}
+
+/* A member of which no outline can be made, but JSON all the same */
+static const char *
+long_number(void)
+{
+	static char member[OUTLINE_ROOM + 16] = "\"pad\":";
+
+	memset(member + 6, '1', OUTLINE_ROOM);
+	member[6 + OUTLINE_ROOM] = ',';
+	return member;
+}
+
+static void
+change_bytes(Expected *e)
+{
+	static const char likely[] = "\"\"\\{}[]:,, \n0e-tn\x01\xC2\x9B\xFF";
+
+	for (int n = random_number() % 6; n >= 0; n--)
+	{
+		/* the first two stay, so that a member can be put between them */
+		size_t		at = 2 + random_number() % (e->body_len - 2);
+		size_t		from = 2 + random_number() % (e->body_len - 2);
+		size_t		len = random_number() % 12;
+
+		len = Min(len, e->body_len - Max(at, from));
+		switch (random_number() % 4)
+		{
+			case 0:
+				memmove(e->body + at, e->body + at + len,
+						e->body_len - at - len);
+				e->body_len -= Min(len, e->body_len - 3);
+				break;
+			case 1:
+				memmove(e->body + at, e->body + from, len);
+				break;
+			default:
+				e->body[at] = likely[random_number() % (sizeof(likely) - 1)];
+				break;
+		}
+	}
+}
+
+/* Read a body, and again with a member in front; false if that changes it. */
+static bool
+is_same_with_member(const Expected *e, const char *member)
+{
+	Expected	longer;
+	Answer		answer;
+	char	   *before;
+	char	   *after;
+	bool		is_same;
+
+	if (!with_member(e, member, &longer))
+		return false;
+	read_expected(&answer, e);
+	before = describe(&answer);
+	read_expected(&answer, &longer);
+	after = describe(&answer);
+	note("%s: %s instead of %s: %.*s", expected_get(e, "file", NULL),
+		 before, after, (int) Min(e->body_len, 300), e->body);
+	is_same = strcmp(before, after) == 0;
+	free(before);
+	free(after);
+	free(longer.body);
+	memory_reset();
+	return is_same;
+}
+
+/*
+ * Answers are read from an outline if there is one, else from the text: either
+ * way they must read the same, right or wrong.
+ */
+static void
+without_an_outline_all_reads_the_same(void)
+{
+	int			n = 0;
+
+	for (const Expected *e = own_bodies; e != NULL; e = e->next)
+	{
+		if (e->body_len < 8 || e->body_len > 20000 || e->body[0] != '{' ||
+			e->body[1] != '"')
+			continue;
+		CHECK(is_same_with_member(e, long_number()));
+		for (int round = 0; round < rounds(100); round++)
+		{
+			Expected	changed = *e;
+
+			changed.body = malloc(e->body_len);
+			memcpy(changed.body, e->body, e->body_len);
+			change_bytes(&changed);
+			if (!CHECK(is_same_with_member(&changed, long_number())))
+				return;
+			free(changed.body);
+			n++;
+		}
+	}
+	CHECK(n >= rounds(100) * 60);
 }
 
 /*
@@ -895,6 +1003,7 @@ main(void)
 
 	RUN(recorded_bodies_read_as_expected);
 	RUN(an_escape_elsewhere_changes_nothing);
+	RUN(without_an_outline_all_reads_the_same);
 	RUN(no_prefix_is_a_success);
 	RUN(any_order_of_keys_reads_the_same);
 	RUN(random_bytes_never_raise);
