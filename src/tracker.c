@@ -460,12 +460,12 @@ tracker_is_systems(int sqlstate)
 }
 
 /*
- * The prepared statement of a plan; it is prepared from "sql" the first time,
- * when the schema that this names has another name, and when the table has
- * become twice as large: what suits few rows may not suit many.
+ * Is a plan's statement prepared?  It is not the first time, when the schema
+ * that this names has another name, and when the table has become twice as
+ * large: what suits few rows may not suit many.
  */
-SPIPlanPtr
-tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
+static bool
+tracker_has_plan(TrackerPlan *plan)
 {
 	if (plan->prepared != NULL &&
 		(plan->schema != tracker_schemas || plan->most_blocks < tracker_blocks))
@@ -473,6 +473,17 @@ tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
 		SPI_freeplan(plan->prepared);
 		plan->prepared = NULL;
 	}
+	return plan->prepared != NULL;
+}
+
+/*
+ * The prepared statement of a plan; it is prepared from "sql" unless it is
+ * already.
+ */
+SPIPlanPtr
+tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
+{
+	(void) tracker_has_plan(plan);
 	if (plan->prepared == NULL)
 	{
 		int			options = plan->generic ? CURSOR_OPT_GENERIC_PLAN :
@@ -571,8 +582,7 @@ tracker_set_position(const char *status, const char *task_id)
 static void
 tracker_list_body(void *arg)
 {
-	static TrackerPlan list_new = {.generic = true};
-	static TrackerPlan list_answered = {.generic = true};
+	static TrackerPlan list[2] = {{.generic = true}, {.generic = true}};
 	TrackerListing *listing = arg;
 	bool		answered = tracker_position.answered;
 	Oid			types[3] = {TEXTOID, TEXTOID, INT4OID};
@@ -580,8 +590,11 @@ tracker_list_body(void *arg)
 	SPIPlanPtr	plan;
 	SPITupleTable *rows;
 
-	plan = tracker_plan(answered ? &list_answered : &list_new,
-						tracker_list_sql(answered), 3, types);
+	plan = tracker_plan(&list[answered],
+						tracker_has_plan(&list[answered]) ?
+							NULL :
+							tracker_list_sql(answered),
+						3, types);
 	values[0] = CStringGetTextDatum(tracker_position.status);
 	values[1] = CStringGetTextDatum(tracker_position.task_id);
 	values[2] = Int32GetDatum(listing->max);
@@ -671,6 +684,38 @@ tracker_id_array(const char **task_ids, int n)
 										   TYPALIGN_INT));
 }
 
+/*
+ * The statement that reads rows.
+ *
+ * The table's owner can have altered it, so nothing is taken for granted:
+ * types are made ours, nulls left out, and long texts cut, which no answer
+ * has.  The state is compared as text for the reason that tracker_write_sql()
+ * gives.  Each row is looked up by its key, since nothing can be moved across
+ * OFFSET: so the plan suits every table.
+ */
+static char *
+tracker_confirm_sql(void)
+{
+	return psprintf("SELECT t.* FROM pg_catalog.unnest($1)"
+					" AS d (task_id), LATERAL"
+					" (SELECT t.task_id::pg_catalog.text,"
+					" t.server::pg_catalog.name,"
+					" t.owner::pg_catalog.name,"
+					" pg_catalog.left(t.status, 1000),"
+					" t.progress::pg_catalog.int4,"
+					" pg_catalog.left(t.task_type, 1000),"
+					" pg_catalog.left(t.model, 1000),"
+					" pg_catalog.left(t.error_code, 1000),"
+					" t.started_at::pg_catalog.timestamptz,"
+					" t.created_at::pg_catalog.timestamptz"
+					" FROM %s.anyvod_tasks AS t"
+					" WHERE t.task_id = d.task_id"
+					" AND t.state::pg_catalog.text = 'pending'"
+					" AND t.server IS NOT NULL"
+					" AND t.owner IS NOT NULL OFFSET 0) AS t",
+					tracker_schema);
+}
+
 static void
 tracker_confirm_body(void *arg)
 {
@@ -682,32 +727,9 @@ tracker_confirm_body(void *arg)
 	SPITupleTable *rows;
 	uint64		nrows;
 
-	/*
-	 * The table's owner can have altered it, so nothing is taken for granted:
-	 * types are made ours, nulls left out, and long texts cut, which no answer
-	 * has.  The state is compared as text for the reason that
-	 * tracker_write_sql() gives.  Each row is looked up by its key, since
-	 * nothing can be moved across OFFSET: so the plan suits every table.
-	 */
 	plan = tracker_plan(&confirm,
-						psprintf("SELECT t.* FROM pg_catalog.unnest($1)"
-								 " AS d (task_id), LATERAL"
-								 " (SELECT t.task_id::pg_catalog.text,"
-								 " t.server::pg_catalog.name,"
-								 " t.owner::pg_catalog.name,"
-								 " pg_catalog.left(t.status, 1000),"
-								 " t.progress::pg_catalog.int4,"
-								 " pg_catalog.left(t.task_type, 1000),"
-								 " pg_catalog.left(t.model, 1000),"
-								 " pg_catalog.left(t.error_code, 1000),"
-								 " t.started_at::pg_catalog.timestamptz,"
-								 " t.created_at::pg_catalog.timestamptz"
-								 " FROM %s.anyvod_tasks AS t"
-								 " WHERE t.task_id = d.task_id"
-								 " AND t.state::pg_catalog.text = 'pending'"
-								 " AND t.server IS NOT NULL"
-								 " AND t.owner IS NOT NULL OFFSET 0) AS t",
-								 tracker_schema),
+						tracker_has_plan(&confirm) ? NULL :
+													 tracker_confirm_sql(),
 						1, types);
 	values[0] = tracker_id_array(confirming->task_ids, confirming->n);
 	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
@@ -879,8 +901,23 @@ tracker_fill(TrackerValues *columns, TrackerChange **changes, int n)
 	}
 }
 
+/* Changes as a relation, of which a single one goes without arrays. */
+static void
+tracker_append_changes(StringInfo sql, bool single)
+{
+	appendStringInfoString(sql, single ? "(SELECT " : "ROWS FROM (");
+	for (int i = 0; i < COLUMNS; i++)
+		appendStringInfo(sql, single ? "%s$%d" : "%spg_catalog.unnest($%d)",
+						 i > 0 ? ", " : "", i + 1);
+	appendStringInfoString(sql, ") AS a (");
+	for (int i = 0; i < COLUMNS; i++)
+		appendStringInfo(sql, "%s%s", i > 0 ? ", " : "",
+						 tracker_columns[i].name);
+	appendStringInfoChar(sql, ')');
+}
+
 /*
- * The statement that writes changes.
+ * The statement that writes changes, or a single one.
  *
  * "h" takes the rows that are still what was asked for, without waiting for
  * one that somebody holds.  It must go through the primary key, whatever the
@@ -888,23 +925,15 @@ tracker_fill(TrackerValues *columns, TrackerChange **changes, int n)
  * the index of pending rows, which statistics may call empty, is no way.
  */
 static char *
-tracker_write_sql(void)
+tracker_write_sql(bool single)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql,
-						   "WITH h AS (SELECT a.* FROM ROWS FROM (");
-	for (int i = 0; i < COLUMNS; i++)
-		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", i > 0 ? ", " : "",
-						 i + 1);
-	appendStringInfoString(&sql, ") AS a (");
-	for (int i = 0; i < COLUMNS; i++)
-		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
-						 tracker_columns[i].name);
+	appendStringInfoString(&sql, "WITH h AS (SELECT a.* FROM ");
+	tracker_append_changes(&sql, single);
 	appendStringInfo(&sql,
-					 ") JOIN %1$s.anyvod_tasks AS t"
-					 " ON t.task_id = a.task_id"
+					 " JOIN %1$s.anyvod_tasks AS t ON t.task_id = a.task_id"
 					 " WHERE t.server = a.server AND t.owner = a.owner"
 					 " AND t.state::pg_catalog.text = 'pending'"
 					 " FOR NO KEY UPDATE OF t SKIP LOCKED)"
@@ -941,35 +970,51 @@ tracker_tell(const char *task_id, const char *state)
 						  task_id, state));
 }
 
+/* One column of changes as a parameter; "isnull" has 'n' if it is null. */
+static Datum
+tracker_parameter(const TrackerValues *column, const TrackerType *type, int n,
+				  char *isnull)
+{
+	int			dims[1] = {n};
+	int			bounds[1] = {1};
+
+	*isnull = n == 1 && column->nulls[0] ? 'n' : ' ';
+	if (n == 1)
+		return column->values[0];
+	return PointerGetDatum(construct_md_array(column->values, column->nulls, 1,
+											  dims, bounds, type->type,
+											  type->len, type->byval,
+											  type->align));
+}
+
 static void
 tracker_write_body(void *arg)
 {
-	static TrackerPlan write = {.generic = true};
+	static TrackerPlan write[2] = {{.generic = true}, {.generic = true}};
 	TrackerWriting *writing = arg;
+	bool		single = writing->n == 1;
 	TrackerValues columns[COLUMNS];
 	Datum		values[COLUMNS];
+	char		nulls[COLUMNS];
 	Oid			types[COLUMNS];
+	SPIPlanPtr	plan;
 
 	tracker_fill(columns, writing->changes, writing->n);
 	for (int i = 0; i < COLUMNS; i++)
 	{
 		const TrackerType *type = &tracker_columns[i].type;
-		int			dims[1] = {writing->n};
-		int			bounds[1] = {1};
 
-		types[i] = type->array;
-		values[i] =
-			PointerGetDatum(construct_md_array(columns[i].values,
-											   columns[i].nulls, 1, dims,
-											   bounds,
-											   type->type,
-											   type->len,
-											   type->byval,
-											   type->align));
+		types[i] = single ? type->type : type->array;
+		values[i] = tracker_parameter(&columns[i], type, writing->n,
+									  &nulls[i]);
 	}
-	if (SPI_execute_plan(tracker_plan(&write, tracker_write_sql(),
-									  COLUMNS, types),
-						 values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+	plan = tracker_plan(&write[single],
+						tracker_has_plan(&write[single]) ?
+							NULL :
+							tracker_write_sql(single),
+						COLUMNS, types);
+	if (SPI_execute_plan(plan, values, nulls, false, 0) !=
+		SPI_OK_UPDATE_RETURNING)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not write tasks")));
