@@ -92,10 +92,9 @@
 /* Requests are paced at this share of the limit, to stay below it. */
 #define QUEUE_SHARE 0.97
 
-/* The tasks by id. */
+/* The tasks by id, which the task itself has: an entry is no larger for it. */
 typedef struct QueueEntry
 {
-	const char *task_id;		/* the task's own copy */
 	QueueTask  *task;
 	uint32		hash;
 	char		status;
@@ -103,11 +102,12 @@ typedef struct QueueEntry
 
 #define SH_PREFIX queuetable
 #define SH_ELEMENT_TYPE QueueEntry
-#define SH_KEY_TYPE const char *
-#define SH_KEY task_id
-#define SH_HASH_KEY(tb, key) hash_bytes((const unsigned char *) (key), \
-										(int) strlen(key))
-#define SH_EQUAL(tb, a, b) (strcmp((a), (b)) == 0)
+#define SH_KEY_TYPE QueueTask *
+#define SH_KEY task
+#define SH_HASH_KEY(tb, key) \
+	hash_bytes((const unsigned char *) (key)->task_id, \
+			   (int) strlen((key)->task_id))
+#define SH_EQUAL(tb, a, b) (strcmp((a)->task_id, (b)->task_id) == 0)
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, entry) (entry)->hash
 #define SH_SCOPE static inline
@@ -120,6 +120,7 @@ static struct
 	MemoryContext context;
 	MemoryContext slabs[QUEUE_CLASSES]; /* by size of a task */
 	queuetable_hash *tasks;
+	QueueTask  *sought;			/* no task: what one is looked for by */
 	HTAB	   *servers;
 	HTAB	   *accounts;
 	uint32		round;			/* number of this queue_take() */
@@ -171,6 +172,9 @@ queue_init(void)
 										  ALLOCSET_DEFAULT_SIZES);
 	servers.hcxt = accounts.hcxt = queue.context;
 	queue.tasks = queuetable_create(queue.context, 64, NULL);
+	queue.sought = MemoryContextAllocZero(queue.context,
+										  offsetof(QueueTask, task_id) +
+											  WIRE_MAX_TASK_ID + 1);
 	queue.servers = hash_create("anyvod servers", 8, &servers,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	queue.accounts = hash_create("anyvod accounts", 8, &accounts,
@@ -187,8 +191,12 @@ queue_size(void)
 QueueTask *
 queue_find(const char *task_id)
 {
-	QueueEntry *entry = queuetable_lookup(queue.tasks, task_id);
+	QueueEntry *entry;
 
+	if (strlcpy(queue.sought->task_id, task_id, WIRE_MAX_TASK_ID + 1) >
+		WIRE_MAX_TASK_ID)
+		return NULL;
+	entry = queuetable_lookup(queue.tasks, queue.sought);
 	return entry ? entry->task : NULL;
 }
 
@@ -329,7 +337,6 @@ queue_add(const char *task_id, const char *server, const char *owner,
 {
 	size_t		len = strlen(task_id) + 1;
 	QueueTask  *task;
-	QueueEntry *entry;
 	bool		found;
 
 	task = queue_alloc(offsetof(QueueTask, task_id) + len);
@@ -337,9 +344,8 @@ queue_add(const char *task_id, const char *server, const char *owner,
 	task->created_at = created_at;
 	task->known_at = (uint32) (now / SECOND) + 1;
 	queue_join(task, queue_account(server, owner));
-	entry = queuetable_insert(queue.tasks, task->task_id, &found);
+	(void) queuetable_insert(queue.tasks, task, &found);
 	Assert(!found);
-	entry->task = task;
 	queue_put(task, now);
 	return task;
 }
@@ -371,7 +377,7 @@ queue_remove(QueueTask *task)
 	queue_end_probe(task);
 	queue_unqueue(task);
 	queue_part(task);
-	queuetable_delete(queue.tasks, task->task_id);
+	queuetable_delete(queue.tasks, task);
 	pfree(task);
 }
 
