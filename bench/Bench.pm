@@ -467,8 +467,12 @@ use strict;
 use warnings;
 
 use Carp;
+use File::Basename;
 use POSIX ();
 use Time::HiRes ();
+
+use lib dirname(__FILE__) . '/../test/perl';
+use parent 'AnyvodTest::Child';
 
 # The answers are as long as usual ones, 1.1 kB.
 my $padding = 'a quiet harbour at dawn, fishing boats at anchor, ' x 13;
@@ -613,18 +617,10 @@ sub start
 {
 	my ($self) = @_;
 	my $folder = $self->{folder};
-	my $pid = fork() // croak "could not fork: $!";
 
-	if ($pid == 0)
-	{
-		local $ENV{PATH} = "$ENV{PATH}:/usr/local/sbin:/usr/sbin:/sbin";
-		open STDOUT, '>', "$folder/output";
-		open STDERR, '>&', \*STDOUT;
-		exec 'nginx', '-p', $folder, '-e', "$folder/error.log", '-c',
-		  "$folder/nginx.conf"
-		  or POSIX::_exit(127);
-	}
-	$self->{pid} = $pid;
+	local $ENV{PATH} = "$ENV{PATH}:/usr/local/sbin:/usr/sbin:/sbin";
+	$self->spawn("$folder/output", 'nginx', '-p', $folder, '-e',
+		"$folder/error.log", '-c', "$folder/nginx.conf");
 	Bench::wait_until(
 		'nginx',
 		sub {
@@ -719,23 +715,6 @@ sub truncate_log
 	my ($self) = @_;
 
 	truncate "$self->{folder}/times.log", 0 or croak "times.log: $!";
-	return;
-}
-
-sub stop
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	kill 'TERM', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->stop;
 	return;
 }
 

@@ -361,10 +361,8 @@ use Carp;
 use HTTP::Tiny;
 use JSON::PP;
 use POSIX ();
-use Scalar::Util ();
 
-# Those that still run, so that END finds them.
-my %running;
+use parent 'AnyvodTest::Child';
 
 sub new
 {
@@ -372,7 +370,6 @@ sub new
 	my $program = $ENV{ANYVOD_SIMULATOR}
 	  or croak 'ANYVOD_SIMULATOR does not name the simulator';
 	my $self = bless {
-		owner => $$,
 		log => PostgreSQL::Test::Utils::tempdir() . '/simulator',
 		# no proxy of the environment, whatever it says
 		http => HTTP::Tiny->new(
@@ -383,30 +380,9 @@ sub new
 		(map { ('--key', $_) } @{ $options{keys} // [] }),
 		@{ $options{arguments} // [] });
 
-	$self->_spawn(@command);
+	$self->spawn($self->{log}, @command);
 	$self->_wait_until_ready;
 	return $self;
-}
-
-# Start the command, its output going to the log.
-sub _spawn
-{
-	my ($self, @command) = @_;
-	my $pid = fork() // croak "could not fork: $!";
-
-	if ($pid == 0)
-	{
-		open STDIN, '<', '/dev/null' or POSIX::_exit(127);
-		# not the handles of that name, which the test framework ties
-		open my $log, '>', $self->{log} or POSIX::_exit(127);
-		POSIX::dup2(fileno($log), 1);
-		POSIX::dup2(fileno($log), 2);
-		exec { $command[0] } @command or POSIX::_exit(127);
-	}
-	$self->{pid} = $pid;
-	$running{$pid} = $self;
-	Scalar::Util::weaken($running{$pid});
-	return;
 }
 
 # It says "listening on HOST:PORT" when it can be asked.
@@ -512,23 +488,6 @@ sub _command
 	return;
 }
 
-# End it and wait for its end; a second time does nothing.
-sub stop
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	# in a process that a test forked, it is not ours to end
-	return if $self->{owner} != $$;
-	# what a failing test's exit status is must not depend on this
-	local ($?, $!);
-	delete $running{$pid};
-	kill 'TERM', $pid;
-	kill 'CONT', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
 # Let it stand still and go on: a gateway that accepts and never answers.
 sub pause
 {
@@ -542,21 +501,6 @@ sub resume
 	my ($self) = @_;
 	kill 'CONT', $self->{pid};
 	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->stop;
-	return;
-}
-
-END
-{
-	foreach my $simulator (values %running)
-	{
-		$simulator->stop if defined $simulator;
-	}
 }
 
 1;

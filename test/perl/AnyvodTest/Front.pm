@@ -24,6 +24,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More ();
 
+use parent 'AnyvodTest::Child';
+
 # The host that good certificates are for.
 my $host = 'localhost';
 
@@ -39,8 +41,6 @@ my %certificates = (
 	elsewhere =>
 	  { signer => 'ca', dates => \@always, name => 'DNS:elsewhere.invalid' },
 	unknown => { signer => 'nobody', dates => \@always, name => "DNS:$host" });
-
-my %running;
 
 # A program that need not be in an ordinary user's PATH; undef if there is
 # none.
@@ -69,7 +69,6 @@ sub new
 {
 	my ($class, $gateway, %ports) = @_;
 	my $self = bless {
-		owner => $$,
 		folder => PostgreSQL::Test::Utils::tempdir_short(),
 		ports => { map { $_ => $ports{$_} } keys %ports },
 	}, $class;
@@ -201,21 +200,9 @@ sub _start
 {
 	my ($self) = @_;
 	my $folder = $self->{folder};
-	my $pid = fork() // croak "could not fork: $!";
 
-	if ($pid == 0)
-	{
-		open STDIN, '<', '/dev/null' or POSIX::_exit(127);
-		open my $log, '>', "$folder/output" or POSIX::_exit(127);
-		POSIX::dup2(fileno($log), 1);
-		POSIX::dup2(fileno($log), 2);
-		exec { program('nginx') } 'nginx', '-p', $folder, '-e',
-		  "$folder/error.log", '-c', "$folder/nginx.conf"
-		  or POSIX::_exit(127);
-	}
-	$self->{pid} = $pid;
-	$running{$pid} = $self;
-	Scalar::Util::weaken($running{$pid});
+	$self->spawn("$folder/output", program('nginx'), '-p', $folder, '-e',
+		"$folder/error.log", '-c', "$folder/nginx.conf");
 	return if wait_until(sub { $self->_listens }, 10);
 	$self->stop;
 	croak 'nginx did not start: ' . slurp_file("$folder/output");
@@ -301,35 +288,6 @@ sub restart
 	$self->stop($signal);
 	$self->_start;
 	return;
-}
-
-# End it and wait for its end; a second time does nothing.
-sub stop
-{
-	my ($self, $signal) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	return if $self->{owner} != $$;
-	local ($?, $!);
-	delete $running{$pid};
-	kill $signal // 'TERM', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->stop;
-	return;
-}
-
-END
-{
-	foreach my $front (values %running)
-	{
-		$front->stop if defined $front;
-	}
 }
 
 1;

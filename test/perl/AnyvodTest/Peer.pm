@@ -24,16 +24,15 @@ use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
 use PostgreSQL::Test::Utils;
-use Scalar::Util ();
 use Socket qw(:DEFAULT IPPROTO_TCP);
 use Time::HiRes ();
+
+use parent 'AnyvodTest::Child';
 
 our @EXPORT = qw(silence answer tunnel);
 
 # No connection lasts longer, in seconds.
 my $longest = 300;
-
-my %running;
 
 # What a peer may do with a connection: each gives a function that takes the
 # socket and another that notes what was heard.
@@ -134,38 +133,37 @@ sub new
 		ReuseAddr => 1)
 	  or croak "could not listen: $!";
 	my $self = bless {
-		owner => $$,
 		port => $listener->sockport,
 		log => PostgreSQL::Test::Utils::tempdir() . '/heard',
 	}, $class;
 
 	append_to_file($self->{log}, '');
-	$self->{pid} = fork() // croak "could not fork: $!";
-	if ($self->{pid} == 0)
-	{
-		$SIG{TERM} = 'DEFAULT';
-		$SIG{CHLD} = 'IGNORE';
-		while (1)
-		{
-			my $client = $listener->accept or next;
+	$self->fork(sub { $self->_serve($listener, $serve); });
+	close $listener;
+	return $self;
+}
 
-			if ((fork() // next) == 0)
-			{
-				alarm $longest;
-				close $listener;
-				eval {
-					$serve->(
-						$client,
-						sub { append_to_file($self->{log}, $_[0]) });
-				};
-				POSIX::_exit(0);
-			}
+# Each connection has a process of its own.
+sub _serve
+{
+	my ($self, $listener, $serve) = @_;
+
+	$SIG{CHLD} = 'IGNORE';
+	while (1)
+	{
+		my $client = $listener->accept or next;
+
+		if ((fork() // next) == 0)
+		{
+			alarm $longest;
+			close $listener;
+			eval {
+				$serve->($client,
+					sub { append_to_file($self->{log}, $_[0]) });
+			};
+			POSIX::_exit(0);
 		}
 	}
-	close $listener;
-	$running{ $self->{pid} } = $self;
-	Scalar::Util::weaken($running{ $self->{pid} });
-	return $self;
 }
 
 # A port to which no connection comes about: the queue of those that nobody
@@ -184,9 +182,8 @@ sub black_hole
 			PeerAddr => '127.0.0.1', PeerPort => $port, Blocking => 0)
 	} 1 .. 4;
 
-	return bless {
-		owner => $$, port => $port, sockets => [ $listener, @filling ]
-	}, $class;
+	return bless { port => $port, sockets => [ $listener, @filling ] },
+	  $class;
 }
 
 sub port
@@ -223,30 +220,12 @@ sub freeze
 sub stop
 {
 	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
 
-	return if $self->{owner} != $$;
-	local ($?, $!);
-	kill $_, @{ $self->{frozen} // [] } foreach 'TERM', 'CONT';
-	delete $running{$pid};
-	kill 'TERM', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->stop;
-	return;
-}
-
-END
-{
-	foreach my $peer (values %running)
+	if ($self->is_ours)
 	{
-		$peer->stop if defined $peer;
+		kill $_, @{ $self->{frozen} // [] } foreach 'TERM', 'CONT';
 	}
+	return $self->SUPER::stop;
 }
 
 1;

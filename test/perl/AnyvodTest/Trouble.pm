@@ -8,8 +8,9 @@ package AnyvodTest::Trouble;
 #	$gateway->end;					# all is well again
 #
 # It stands before a simulator and hands its answers on, one connection each,
-# or spoils them in the ways that %early and %late below name.  What a trouble
-# means to anyvod is not known here.
+# or spoils them in the ways that %early and %late below name.  Connections
+# that stall end when their peers do.  What a trouble means to anyvod is not
+# known here.
 
 use strict;
 use warnings;
@@ -21,9 +22,10 @@ use IO::Socket::INET;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use Scalar::Util ();
 use Socket;
 use Time::HiRes ();
+
+use parent 'AnyvodTest::Child';
 
 # No connection lasts longer, in seconds.
 my $longest = 120;
@@ -32,8 +34,6 @@ my $longest = 120;
 # its place, in seconds: a busy machine may serve one after the other.
 my $limit = 4;
 my $keep = 0.5;
-
-my %running;
 
 
 # Sending
@@ -294,7 +294,6 @@ sub new
 	my ($class, $simulator) = @_;
 	my $folder = PostgreSQL::Test::Utils::tempdir();
 	my $self = bless {
-		owner => $$,
 		simulator => $simulator->port,
 		mode => "$folder/mode",
 		met => "$folder/met",
@@ -311,17 +310,12 @@ sub new
 	  or croak "could not bind: $!";
 	listen $self->{listener}, 200 or croak "could not listen: $!";
 
-	$self->{pid} = fork() // croak "could not fork: $!";
-	if ($self->{pid} == 0)
-	{
-		$SIG{TERM} = 'DEFAULT';
-		$SIG{CHLD} = $SIG{PIPE} = 'IGNORE';
-		eval { $self->_serve; };
-		POSIX::_exit(0);
-	}
+	$self->fork(
+		sub {
+			$SIG{CHLD} = $SIG{PIPE} = 'IGNORE';
+			$self->_serve;
+		});
 	close delete $self->{listener};
-	$running{ $self->{pid} } = $self;
-	Scalar::Util::weaken($running{ $self->{pid} });
 	return $self;
 }
 
@@ -529,36 +523,6 @@ sub _fetch
 		$answer .= $data;
 	}
 	return $answer;
-}
-
-# End it and wait for its end; a second time does nothing.  Connections that
-# stall end when their peers do.
-sub stop
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	return if $self->{owner} != $$;
-	local ($?, $!);
-	delete $running{$pid};
-	kill 'TERM', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->stop;
-	return;
-}
-
-END
-{
-	foreach my $gateway (values %running)
-	{
-		$gateway->stop if defined $gateway;
-	}
 }
 
 1;
