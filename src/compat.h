@@ -138,6 +138,54 @@ compat_set_ca_blob(CURL *easy, char *pem, size_t len)
 }
 
 /*
+ * A URL that has been taken apart (7.63), so that libcurl need not do that for
+ * each request anew, and write it down again.  Before, it has none.
+ */
+#if CURL_AT_LEAST_VERSION(7, 63, 0)
+
+typedef CURLU CompatUrl;
+
+#define compat_url_free(url) curl_url_cleanup(url)
+
+/* NULL without memory, or if libcurl does not like it. */
+static inline CompatUrl *
+compat_url_create(const char *text)
+{
+	CURLU	   *url = curl_url();
+
+	if (url == NULL || curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK)
+		return url;
+	curl_url_cleanup(url);
+	return NULL;
+}
+
+static inline CURLcode
+compat_url_set_path(CompatUrl *url, const char *path)
+{
+	return curl_url_set(url, CURLUPART_PATH, path, 0) == CURLUE_OK ?
+		CURLE_OK :
+		CURLE_OUT_OF_MEMORY;
+}
+
+/* libcurl keeps no copy. */
+static inline CURLcode
+compat_url_use(CURL *easy, CompatUrl *url)
+{
+	return curl_easy_setopt(easy, CURLOPT_CURLU, url);
+}
+
+#else
+
+typedef void CompatUrl;
+
+#define compat_url_free(url) ((void) (url))
+#define compat_url_create(text) NULL
+#define compat_url_set_path(url, path) CURLE_OK
+#define compat_url_use(easy, url) CURLE_OK
+
+#endif
+
+/*
  * Only http and https, no HTTP/0.9 (7.64; refused by default from 7.66), and
  * no waiting for the resolver's thread when a request is broken off (7.87).
  */

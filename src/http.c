@@ -204,7 +204,7 @@ http_count_closed(const HttpRequest *request)
 static curl_socket_t
 http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-	HttpRequest *request = arg;
+	HttpRequest *request = ((HttpHandle *) arg)->request;
 	int			type = address->socktype;
 	struct stat made;
 	int			fd;
@@ -263,10 +263,10 @@ http_on_close(void *arg, curl_socket_t fd)
 static HttpRequest *
 http_request_of(CURL *easy)
 {
-	HttpRequest *request = NULL;
+	HttpHandle *handle = NULL;
 
-	(void) curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &request);
-	return request;
+	(void) curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &handle);
+	return handle == NULL ? NULL : handle->request;
 }
 
 /* The HTTP version of a handle's answer, 0 if there is none. */
@@ -350,7 +350,7 @@ http_on_timer(CURLM *multi, long timeout_ms, void *arg)
 static size_t
 http_on_body(char *data, size_t one, size_t len, void *arg)
 {
-	HttpRequest *request = arg;
+	HttpRequest *request = ((HttpHandle *) arg)->request;
 	size_t		limit = request->target->max_response_size;
 
 	route_heard(request->target->route);
@@ -649,17 +649,17 @@ http_time_to_wait(long timeout_ms)
  * Requests
  */
 
-/* Options that bind a handle to a request. */
+/* Let libcurl call us about what a handle does. */
 static CURLcode
-http_bind(CURL *easy, HttpRequest *request)
+http_bind(CURL *easy, HttpHandle *handle)
 {
-	HTTP_SET(easy, CURLOPT_PRIVATE, request);
+	HTTP_SET(easy, CURLOPT_PRIVATE, handle);
 	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, http_on_open);
-	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, request);
+	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, handle);
 	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, http_on_close);
 	HTTP_SET(easy, CURLOPT_WRITEFUNCTION, http_on_body);
-	HTTP_SET(easy, CURLOPT_WRITEDATA, request);
-	HTTP_SET(easy, CURLOPT_ERRORBUFFER, request->trouble);
+	HTTP_SET(easy, CURLOPT_WRITEDATA, handle);
+	HTTP_SET(easy, CURLOPT_ERRORBUFFER, handle->trouble);
 	return CURLE_OK;
 }
 
@@ -668,16 +668,24 @@ static CURLcode
 http_take_handle(HttpRequest *request, const char *task_id)
 {
 	CURLcode	code;
-	CURL	   *easy = target_take_handle(request->target, task_id, &code);
+	HttpHandle *handle = target_take_handle(request->target, task_id, &code);
 
-	if (easy == NULL)
+	if (handle == NULL)
 		return code;
-	code = http_bind(easy, request);
-	if (code == CURLE_OK)
-		request->easy = easy;
-	else
-		target_return_handle(request->target, easy, false);
-	return code;
+	if (!handle->bound)
+	{
+		code = http_bind(handle->easy, handle);
+		if (code != CURLE_OK)
+		{
+			target_return_handle(request->target, handle, false);
+			return code;
+		}
+		handle->bound = true;
+	}
+	handle->request = request;
+	request->handle = handle;
+	request->easy = handle->easy;
+	return CURLE_OK;
 }
 
 /*
@@ -689,19 +697,20 @@ http_take_handle(HttpRequest *request, const char *task_id)
 static void
 http_drop_handle(HttpRequest *request, bool reusable)
 {
-	CURL	   *easy = request->easy;
+	HttpHandle *handle = request->handle;
 
-	if (easy == NULL)
+	if (handle == NULL)
 		return;
 	route_leave(request->target->route, request);
+	request->handle = NULL;
 	request->easy = NULL;
 	request->batch->n_in_flight--;
 	if (!reusable)
-		(void) curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
-	(void) curl_multi_remove_handle(http.multi, easy);
+		(void) curl_easy_setopt(handle->easy, CURLOPT_FORBID_REUSE, 1L);
+	(void) curl_multi_remove_handle(http.multi, handle->easy);
 	if (!reusable || request->outcome != HTTP_ANSWERED)
 		http_count_closed(request);
-	target_return_handle(request->target, easy, reusable);
+	target_return_handle(request->target, handle, reusable);
 }
 
 /* A request has finished, or was never started: let its batch have it. */
@@ -735,7 +744,7 @@ http_renew_handle(HttpRequest *request)
 {
 	CURL	   *easy = curl_easy_duphandle(request->easy);
 
-	if (easy != NULL && http_bind(easy, request) != CURLE_OK)
+	if (easy != NULL && http_bind(easy, request->handle) != CURLE_OK)
 	{
 		curl_easy_cleanup(easy);
 		easy = NULL;
@@ -743,6 +752,7 @@ http_renew_handle(HttpRequest *request)
 	if (easy == NULL)
 		return;
 	curl_easy_cleanup(request->easy);
+	request->handle->easy = easy;
 	request->easy = easy;
 }
 
@@ -756,7 +766,7 @@ http_restart(HttpRequest *request)
 	route_leave(request->target->route, request);
 	request->restarts++;
 	request->again = request->opened = request->connected = false;
-	request->trouble[0] = '\0';
+	request->handle->trouble[0] = '\0';
 	request->body_len = 0;
 	if (route_enter(request->target->route, request))
 		http_hand_over(request);
@@ -843,14 +853,9 @@ http_collect(void)
 
 	while ((message = curl_multi_info_read(http.multi, &left)) != NULL)
 	{
-		HttpRequest *request = NULL;
-		CURLcode	result = message->data.result;
-
-		if (message->msg != CURLMSG_DONE)
-			continue;
-		(void) curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
-								 (char **) &request);
-		http_end_transfer(request, result);
+		if (message->msg == CURLMSG_DONE)
+			http_end_transfer(http_request_of(message->easy_handle),
+							  message->data.result);
 	}
 }
 

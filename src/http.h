@@ -77,7 +77,8 @@ typedef struct HttpRequest
 	dlist_node	node;			/* in its batch's list: in flight or finished */
 	HttpBatch  *batch;
 	struct HttpTarget *target;
-	void	   *easy;			/* libcurl's handle, NULL once finished */
+	struct HttpHandle *handle;	/* NULL once finished */
+	void	   *easy;			/* libcurl's, the handle's */
 	void	   *tag;			/* the caller's */
 
 	HttpOutcome outcome;

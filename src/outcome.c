@@ -254,7 +254,8 @@ outcome_hide_key(HttpRequest *request)
 	if (key == NULL || strlen(key) < OUTCOME_SHORTEST_KEY)
 		return;
 	outcome_hide(key, request->body, request->body_len);
-	outcome_hide(key, request->trouble, strlen(request->trouble));
+	if (request->trouble[0] != '\0')
+		outcome_hide(key, request->trouble, strlen(request->trouble));
 }
 
 /* Note the media type, without parameters, unless the key is in it. */
@@ -295,6 +296,8 @@ outcome_take(HttpRequest *request, CURLcode result)
 	if (content_type != NULL)
 		outcome_note_content_type(request, content_type);
 	request->retry_after = compat_retry_after(easy);
+	if (result != CURLE_OK)
+		strlcpy(request->trouble, request->handle->trouble, HTTP_TROUBLE_SIZE);
 	if (result == CURLE_OUT_OF_MEMORY && request->outcome == HTTP_BROKEN)
 		strlcpy(request->trouble, "A line of the header is too long",
 				HTTP_TROUBLE_SIZE);

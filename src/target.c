@@ -35,13 +35,22 @@ static int	ntargets = 0;
 static int	max_connections = 0;
 
 
+/* Free a handle. */
+static void
+target_free_handle(HttpHandle *handle)
+{
+	curl_easy_cleanup(handle->easy);
+	compat_url_free(handle->url);
+	free(handle);
+}
+
 /* Free a target that no request uses. */
 static void
 target_free(HttpTarget *target)
 {
 	Assert(target->in_use == 0);
 	for (int i = 0; i < target->nidle; i++)
-		curl_easy_cleanup(target->idle[i]);
+		target_free_handle(target->idle[i]);
 	for (struct curl_slist *header = target->headers; header;
 		 header = header->next)
 		explicit_bzero(header->data, strlen(header->data));
@@ -111,6 +120,8 @@ target_create(const Upstream *upstream)
 	target->proxy = strdup(upstream->proxy ? upstream->proxy : "");
 	target->url_prefix = strlen(upstream->base_url) + strlen(TARGET_PATH);
 	target->url_size = target->url_prefix + WIRE_MAX_TASK_ID + 1;
+	target->url_path = strchr(upstream->base_url, ':') + 3 - upstream->base_url;
+	target->url_path += strcspn(upstream->base_url + target->url_path, "/");
 	target->url = malloc(target->url_size);
 	if (upstream->ca_pem != NULL)
 	{
@@ -285,40 +296,84 @@ target_set_common(CURL *easy, HttpTarget *target)
 }
 
 /*
- * An easy handle that will ask for a task; NULL if there is none, and "code"
- * says why.
+ * The URL of a target, taken apart.  NULL without memory, and if the path has
+ * something that libcurl writes in its own way when it takes a URL apart, but
+ * not, or (7.88) in another way, when it is given the path alone.
  */
-CURL *
+static CompatUrl *
+target_create_url(const HttpTarget *target)
+{
+	const char *path = target->url + target->url_path;
+
+	if (strchr(path, '%') != NULL || strstr(path, "/.") != NULL)
+		return NULL;
+	return compat_url_create(target->url);
+}
+
+/* Make a handle; NULL if that fails, and "code" says why. */
+static HttpHandle *
+target_create_handle(HttpTarget *target, CURLcode *code)
+{
+	HttpHandle *handle = calloc(1, sizeof(HttpHandle));
+
+	*code = CURLE_OUT_OF_MEMORY;
+	if (handle == NULL)
+		return NULL;
+	handle->easy = curl_easy_init();
+	if (handle->easy != NULL)
+		*code = target_set_common(handle->easy, target);
+	if (*code == CURLE_OK)
+		*code = target_set_trust(handle->easy, target);
+	if (*code == CURLE_OK)
+	{
+		handle->url = target_create_url(target);
+		if (handle->url != NULL)
+			*code = compat_url_use(handle->easy, handle->url);
+	}
+	if (*code == CURLE_OK)
+		return handle;
+	target_free_handle(handle);
+	return NULL;
+}
+
+/*
+ * Let a handle ask for the task whose URL that of the target is.  It is set as
+ * text as well, which libcurl goes back to when it begins anew.
+ */
+static CURLcode
+target_set_url(HttpTarget *target, HttpHandle *handle)
+{
+	CURLcode	code = CURLE_OK;
+
+	if (handle->url != NULL)
+		code = compat_url_set_path(handle->url,
+								   target->url + target->url_path);
+	if (code == CURLE_OK)
+		code = curl_easy_setopt(handle->easy, CURLOPT_URL, target->url);
+	return code;
+}
+
+/*
+ * A handle that will ask for a task; NULL if there is none, and "code" says
+ * why.
+ */
+HttpHandle *
 target_take_handle(HttpTarget *target, const char *task_id, CURLcode *code)
 {
-	CURL	   *easy;
+	HttpHandle *handle;
 
-	*code = CURLE_OK;
-	if (target->nidle > 0)
-		easy = target->idle[--target->nidle];
-	else
-	{
-		easy = curl_easy_init();
-		if (easy == NULL)
-		{
-			*code = CURLE_OUT_OF_MEMORY;
-			return NULL;
-		}
-		*code = target_set_common(easy, target);
-		if (*code == CURLE_OK)
-			*code = target_set_trust(easy, target);
-	}
+	handle = target->nidle > 0 ?
+		target->idle[--target->nidle] :
+		target_create_handle(target, code);
+	if (handle == NULL)
+		return NULL;
+	strlcpy(target->url + target->url_prefix, task_id,
+			target->url_size - target->url_prefix);
+	target->asked[target->nasked++ % TARGET_MAX_ASKED] = target_hash(task_id);
+	*code = target_set_url(target, handle);
 	if (*code == CURLE_OK)
-	{
-		strlcpy(target->url + target->url_prefix, task_id,
-				target->url_size - target->url_prefix);
-		target->asked[target->nasked++ % TARGET_MAX_ASKED] =
-			target_hash(task_id);
-		*code = curl_easy_setopt(easy, CURLOPT_URL, target->url);
-	}
-	if (*code == CURLE_OK)
-		return easy;
-	curl_easy_cleanup(easy);
+		return handle;
+	target_free_handle(handle);
 	return NULL;
 }
 
@@ -327,14 +382,13 @@ target_take_handle(HttpTarget *target, const char *task_id, CURLcode *code)
  * request; one that was broken off does not.
  */
 void
-target_return_handle(HttpTarget *target, CURL *easy, bool reusable)
+target_return_handle(HttpTarget *target, HttpHandle *handle, bool reusable)
 {
 	if (!reusable || target->nidle >= TARGET_MAX_IDLE_HANDLES)
 	{
-		curl_easy_cleanup(easy);
+		target_free_handle(handle);
 		return;
 	}
-	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
-	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
-	target->idle[target->nidle++] = easy;
+	handle->request = NULL;
+	target->idle[target->nidle++] = handle;
 }

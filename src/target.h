@@ -15,6 +15,7 @@
 #include <curl/curl.h>
 
 #include "lib/ilist.h"
+#include "compat.h"
 #include "route.h"
 #include "upstream.h"
 
@@ -33,6 +34,19 @@
 #define TARGET_MAX_ASKED 512
 
 /*
+ * An easy handle, which serves one request after the other.  All options but
+ * the URL are set once.
+ */
+typedef struct HttpHandle
+{
+	CURL	   *easy;
+	CompatUrl  *url;			/* taken apart; NULL: libcurl does that */
+	HttpRequest *request;		/* which it serves, NULL if none */
+	bool		bound;			/* the callbacks and the trouble are set */
+	char		trouble[CURL_ERROR_SIZE];	/* libcurl's words */
+} HttpHandle;
+
+/*
  * What one upstream's requests have in common: the easy handles, set up but
  * for the request itself, and what they point to.
  */
@@ -49,6 +63,7 @@ typedef struct HttpTarget
 	char	   *url;			/* base URL and path, room for a task id */
 	size_t		url_prefix;		/* length without the task id */
 	size_t		url_size;
+	size_t		url_path;		/* where in it the path begins */
 	char	   *proxy;			/* "" if none: never the environment's */
 	char	   *ca_pem;			/* NULL: the system's authorities */
 	size_t		ca_pem_len;
@@ -59,15 +74,15 @@ typedef struct HttpTarget
 	uint32		nasked;			/* questions so far */
 	uint64		asked[TARGET_MAX_ASKED];	/* hashes of the latest task ids */
 	int			nidle;
-	CURL	   *idle[TARGET_MAX_IDLE_HANDLES];
+	HttpHandle *idle[TARGET_MAX_IDLE_HANDLES];
 } HttpTarget;
 
 extern HttpTarget *target_get(const Upstream *upstream);
 extern bool target_has_asked(const HttpTarget *target, const char *task_id);
 extern int	target_max_connections(void);
-extern CURL *target_take_handle(HttpTarget *target, const char *task_id,
-								CURLcode *code);
-extern void target_return_handle(HttpTarget *target, CURL *easy,
+extern HttpHandle *target_take_handle(HttpTarget *target, const char *task_id,
+									  CURLcode *code);
+extern void target_return_handle(HttpTarget *target, HttpHandle *handle,
 								 bool reusable);
 
 #endif							/* ANYVOD_TARGET_H */

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use AnyvodTest;
+use AnyvodTest::Peer;
 use Test::More;
 
 my $simulator = start_simulator(keys => ['sk-asking']);
@@ -135,6 +136,40 @@ END
 ask('image-after-error');
 is($simulator->stats->{connections},
 	$open + 1, 'an error of the upstream costs no connection');
+
+# A question goes to its path below base_url, however that is written, and to
+# the same when libcurl asks anew since the connection has ended meanwhile: each
+# of this peer's answers one question and ends with the next.
+my %written = (
+	'' => '',
+	'/deep/er' => '/deep/er',
+	'/up/../down/./here' => '/down/here',
+	'/caf%C3%A9' => '/caf%c3%a9');
+$node->safe_psql('postgres',
+	"CREATE SERVER peer FOREIGN DATA WRAPPER anyvod OPTIONS (base_url 'http://127.0.0.1')"
+);
+foreach my $path (sort keys %written)
+{
+	my $peer = AnyvodTest::Peer->new(
+		sub {
+			my ($client, $note) = @_;
+
+			AnyvodTest::Peer::read_head($client, $note);
+			syswrite $client,
+			  "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
+			AnyvodTest::Peer::read_head($client, $note);
+		});
+	$node->safe_psql('postgres',
+			'ALTER SERVER peer OPTIONS (SET base_url '
+		  . "'@{[ $peer->url ]}$path')");
+	run_query($session, "SELECT anyvod_status('$_', 'peer')")
+	  foreach 'first', 'second', 'third';
+	is_deeply(
+		[ lc($peer->heard) =~ /^get (\S+)/mg ],
+		[ map { "$written{$path}/tencent-vod/v1/query/$_" }
+			  qw(first second second third third) ],
+		"questions below \"$path\" go to their paths");
+}
 
 # DROP DATABASE elsewhere wants every process to answer a barrier.
 $node->safe_psql('postgres', 'CREATE DATABASE neighbour');
