@@ -3,6 +3,8 @@
  * bench_answer.c
  *		Nanoseconds to read an answer, for the files that are named.
  *
+ * With ANYVOD_TIMES it only reads them, that often, for callgrind to count.
+ *
  * palloc is a pointer that moves on and is set back after each answer, which
  * costs about what a backend's memory context does; malloc would be half of
  * what is measured.
@@ -79,6 +81,18 @@ seconds(void)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
+static void
+read_often(const char *body, size_t len, int times)
+{
+	for (int i = 0; i < times; i++)
+	{
+		Answer		answer;
+
+		answer_read(&answer, 200, NULL, body, len);
+		arena_used = 0;
+	}
+}
+
 /* The best of several rounds: what else the machine does only adds. */
 static double
 best_round(const char *body, size_t len, int repeats)
@@ -90,13 +104,7 @@ best_round(const char *body, size_t len, int repeats)
 		double		begin = seconds();
 		double		took;
 
-		for (int i = 0; i < repeats; i++)
-		{
-			Answer		answer;
-
-			answer_read(&answer, 200, NULL, body, len);
-			arena_used = 0;
-		}
+		read_often(body, len, repeats);
 		took = (seconds() - begin) / repeats;
 		if (took < best)
 			best = took;
@@ -107,6 +115,8 @@ best_round(const char *body, size_t len, int repeats)
 int
 main(int argc, char **argv)
 {
+	const char *times = getenv("ANYVOD_TIMES");
+
 	for (int i = 1; i < argc; i++)
 	{
 		static char body[1024 * 1024];
@@ -120,6 +130,11 @@ main(int argc, char **argv)
 		}
 		len = fread(body, 1, sizeof(body), file);
 		fclose(file);
+		if (times != NULL)
+		{
+			read_often(body, len, atoi(times));
+			continue;
+		}
 		printf("%s: %zu bytes, %.0f ns\n", argv[i], len,
 			   best_round(body, len, 1 + (int) (10000000 / (len + 1000))) *
 				   1e9);
