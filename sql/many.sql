@@ -158,6 +158,7 @@ EXCEPTION WHEN division_by_zero THEN NULL;
 END $$;
 SELECT task_id, error_code FROM anyvod_query_many(ARRAY['image-after']);
 -- a consumer that pauses for longer than the server's timeout loses nothing
+ALTER SERVER regress_many_late OPTIONS (SET timeout '1000');
 BEGIN;
 DECLARE c CURSOR FOR SELECT (m).task_id, (m).error_code
 	FROM (SELECT anyvod_query_many('{image-p,delay50-p}', 'regress_many_late') AS m) AS rows;
