@@ -305,8 +305,11 @@ ok( poll_until(
 		  . " AND paused_until > now() FROM anyvod_stat_server"
 		  . " WHERE server = 'alone'"),
 	'a server is paused for the failures of its only task');
-like(sql("SELECT why FROM anyvod_dashboard WHERE task_id = 'image-alone'"),
-	qr/^server paused until [0-9:]+: failures$/, 'the dashboard says so');
+ok( poll_until(
+		$node,
+		"SELECT why ~ '^server paused until [0-9:]+: failures\$' FROM anyvod_dashboard"
+		  . " WHERE task_id = 'image-alone'"),
+	'the dashboard says so');
 sql('DELETE FROM anyvod_tasks');
 
 # No process slot: PostgreSQL itself takes one, for logical replication, and the
