@@ -86,7 +86,7 @@ typedef struct HttpSocket
 	bool		in_turn;		/* carries one question after the other */
 	bool		corked;			/* what is sent waits in the system */
 	HttpRequest *opener;		/* for whom; it may be gone, compare only */
-	HttpRoute  *route;			/* where to; likewise */
+	uint32		gateway;		/* where to, as route_gateway() says */
 	ino_t		inode;			/* tells whether it is still that socket */
 } HttpSocket;
 
@@ -244,7 +244,7 @@ http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	http_forget_socket(&http.sockets[fd]);
 	http.sockets[fd].ours = true;
 	http.sockets[fd].opener = request;
-	http.sockets[fd].route = request->target->route;
+	http.sockets[fd].gateway = route_gateway(request->target->route);
 	if (fstat(fd, &made) == 0)
 		http.sockets[fd].inode = made.st_ino;
 	return fd;
@@ -874,7 +874,7 @@ http_cork(const HttpRoute *route)
 		HttpSocket *socket = &http.sockets[fd];
 
 		if (!socket->ours || socket->corked == cork ||
-			(cork && socket->route != route))
+			(cork && socket->gateway != route_gateway(route)))
 			continue;
 		if (setsockopt(fd, IPPROTO_TCP, TCP_CORK, &cork, sizeof(cork)) == 0)
 			socket->corked = cork;
@@ -1068,7 +1068,7 @@ http_is_answer(HttpRequest *request, const char *asked, const char *named)
 		HttpSocket *socket = &http.sockets[fd];
 
 		if (socket->ours && socket->in_turn &&
-			socket->route == request->target->route)
+			socket->gateway == route_gateway(request->target->route))
 			(void) shutdown(fd, SHUT_RDWR);
 	}
 	return false;

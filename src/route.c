@@ -27,7 +27,10 @@
 
 #include <curl/curl.h>
 
+#include "common/hashfn.h"
+
 #include "route.h"
+#include "wire.h"
 
 /* What the connections of a route carry. */
 typedef enum RouteKind
@@ -43,6 +46,7 @@ struct HttpRoute
 	int			targets;		/* that take it */
 	char	   *base_url;
 	char	   *proxy;			/* "" if none */
+	uint32		gateway;		/* see route_gateway() */
 	RouteKind	kind;
 	HttpRequest *opener;		/* was let in, and is not on its way yet */
 	int			on_the_way;		/* requests let in since, not finished */
@@ -59,6 +63,20 @@ route_free(HttpRoute *route)
 	free(route->base_url);
 	free(route->proxy);
 	free(route);
+}
+
+/* The hash of a URL's host, whatever case it is written in, and port. */
+static uint32
+route_hash(const char *url)
+{
+	WireUrl		parts;
+
+	(void) wire_url_parse(url, &parts);
+	for (char *p = parts.host; *p != '\0'; p++)
+		*p = pg_tolower((unsigned char) *p);
+	return hash_combine(hash_bytes((const unsigned char *) parts.host,
+								   (int) strlen(parts.host)),
+						(uint32) parts.port);
 }
 
 /* The route to an upstream; NULL without memory. */
@@ -91,6 +109,7 @@ route_get(const Upstream *upstream)
 		return NULL;
 	}
 	route->targets = 1;
+	route->gateway = route_hash(route->base_url);
 	route->kind = pg_strncasecmp(upstream->base_url, "https:", 6) == 0 ?
 		ROUTE_UNKNOWN :
 		ROUTE_SERIAL;
@@ -107,6 +126,16 @@ route_drop(HttpRoute *route)
 		return;
 	dlist_delete(&route->node);
 	route_free(route);
+}
+
+/*
+ * A number of the gateway that a route leads to.  Routes that differ in it have
+ * no connection in common; others may, since libcurl goes by host and port.
+ */
+uint32
+route_gateway(const HttpRoute *route)
+{
+	return route->gateway;
 }
 
 /*

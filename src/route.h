@@ -18,6 +18,7 @@ typedef struct HttpRoute HttpRoute;
 
 extern HttpRoute *route_get(const Upstream *upstream);
 extern void route_drop(HttpRoute *route);
+extern uint32 route_gateway(const HttpRoute *route);
 extern bool route_enter(HttpRoute *route, HttpRequest *request);
 extern HttpRequest *route_next(void);
 extern bool route_may_open(HttpRoute *route, HttpRequest *request);

@@ -242,16 +242,27 @@ target_hash(const char *task_id)
 							   (int) strlen(task_id), 0);
 }
 
-/* Has there been a question about this task, not long ago? */
+/*
+ * Has there been a question about this task, not long ago, by this target or
+ * by one that may have connections in common with it?
+ */
 bool
 target_has_asked(const HttpTarget *target, const char *task_id)
 {
 	uint64		hash = target_hash(task_id);
+	dlist_iter	iter;
 
-	for (int i = 0; i < TARGET_MAX_ASKED; i++)
+	dlist_foreach(iter, &targets)
 	{
-		if (target->asked[i] == hash)
-			return true;
+		HttpTarget *other = dlist_container(HttpTarget, node, iter.cur);
+
+		if (route_gateway(other->route) != route_gateway(target->route))
+			continue;
+		for (int i = 0; i < TARGET_MAX_ASKED; i++)
+		{
+			if (other->asked[i] == hash)
+				return true;
+		}
 	}
 	return false;
 }

@@ -57,6 +57,7 @@ url_parse_port(WireUrl *parts, const char *port, size_t len)
 	if (port[0] != ':' || number < 1 || number > 65535)
 		return PORT_RULE;
 	parts->has_port = true;
+	parts->port = number;
 	return NULL;
 }
 
@@ -127,6 +128,7 @@ wire_url_parse(const char *url, WireUrl *parts)
 		parts->https = true;
 	else if (pg_strncasecmp(url, "http://", 7) != 0)
 		return "A URL starts with \"https://\" or \"http://\".";
+	parts->port = parts->https ? 443 : 80;
 	authority = url + (parts->https ? 8 : 7);
 	path = authority + strcspn(authority, "/?#");
 

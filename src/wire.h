@@ -31,6 +31,7 @@ typedef struct WireUrl
 {
 	bool		https;			/* else http */
 	bool		has_port;
+	int			port;			/* the scheme's if it has none */
 	bool		has_path;		/* more than "/" */
 	char		host[WIRE_MAX_HOST + 1];	/* of an IPv6 address, without
 											 * brackets */

@@ -91,6 +91,7 @@ require_alike(const char *url, const WireUrl *parts)
 	require_host(part, parts);
 	curl_part(parsed, CURLUPART_PORT, part, sizeof(part));
 	REQUIRE((part[0] != '\0') == parts->has_port);
+	REQUIRE(part[0] == '\0' || atoi(part) == parts->port);
 	curl_part(parsed, CURLUPART_PATH, part, sizeof(part));
 	REQUIRE(strlen(part) >= strlen(TASK_PATH));
 	REQUIRE(strcmp(part + strlen(part) - strlen(TASK_PATH), TASK_PATH) == 0);

@@ -82,5 +82,31 @@ is( sql("SELECT count(*) FROM anyvod_tasks WHERE server = 'anyapi'"
 		  . " AND response #>> '{Response,AigcImageTask,TaskId}' <> task_id"),
 	'0', 'no row has the answer to another question');
 
+# Servers of one host share connections, and so do the keys of one server.
+my $session = open_session($node);
+
+# A question of the session's: whose answer it got, or its SQLSTATE.
+sub asked
+{
+	my ($id, $server) = @_;
+	my ($state, $whose) = run_query($session,
+		"SELECT anyvod_query('image-delay0-$id', '$server')"
+		  . " #>> '{Response,AigcImageTask,TaskId}'");
+
+	return $state eq '00000' ? $whose : $state;
+}
+
+sql('CREATE SERVER upper FOREIGN DATA WRAPPER anyvod OPTIONS (base_url '
+	  . quote_literal($gateway->url =~ s/http/HTTP/r) . ');'
+	  . " CREATE USER MAPPING FOR PUBLIC SERVER upper OPTIONS (api_key 'sk-step')"
+);
+$gateway->begin('answer_late');
+is(asked('first', 'anyapi'), 'image-delay0-first', 'an answer has come');
+is(asked('second', 'upper'), '22P02',
+	'it is not believed over the same connection, whichever server asks');
+is(asked('third', 'upper'), 'image-delay0-third',
+	'and the next question goes over another');
+close_session($session);
+
 $gateway->stop;
 done_testing();

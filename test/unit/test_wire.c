@@ -28,16 +28,17 @@ plain_urls_are_accepted(void)
 		const char *host;
 		bool		https;
 		bool		has_port;
+		int			port;
 		bool		has_path;
 	} cases[] = {
-		{"https://www.anyapi.vip", "www.anyapi.vip", true, false, false},
-		{"HTTPS://A.example//", "A.example", true, false, false},
-		{"http://127.0.0.1:8080/", "127.0.0.1", false, true, false},
-		{"http://[::1]", "::1", false, false, false},
-		{"http://[::1]:1/x", "::1", false, true, true},
-		{"http://api_gateway:65535", "api_gateway", false, true, false},
-		{"https://a/b%2Fc/~d", "a", true, false, true},
-		{"http://a.:00080", "a.", false, true, false},
+		{"https://www.anyapi.vip", "www.anyapi.vip", true, false, 443, false},
+		{"HTTPS://A.example//", "A.example", true, false, 443, false},
+		{"http://127.0.0.1:8080/", "127.0.0.1", false, true, 8080, false},
+		{"http://[::1]", "::1", false, false, 80, false},
+		{"http://[::1]:1/x", "::1", false, true, 1, true},
+		{"http://api_gateway:65535", "api_gateway", false, true, 65535, false},
+		{"https://a/b%2Fc/~d", "a", true, false, 443, true},
+		{"http://a.:00080", "a.", false, true, 80, false},
 	};
 
 	for (int i = 0; i < (int) lengthof(cases); i++)
@@ -48,6 +49,7 @@ plain_urls_are_accepted(void)
 		CHECK(strcmp(parts.host, cases[i].host) == 0);
 		CHECK(parts.https == cases[i].https);
 		CHECK(parts.has_port == cases[i].has_port);
+		CHECK(parts.port == cases[i].port);
 		CHECK(parts.has_path == cases[i].has_path);
 	}
 }
