@@ -860,8 +860,8 @@ http_collect(void)
 }
 
 /*
- * Have the system keep what is sent on the connections of a route, or (NULL)
- * send what it has kept on any.
+ * Have the system keep what is sent on the connections that a route may take,
+ * or (NULL) send what it has kept on any.
  */
 static void
 http_cork(const HttpRoute *route)
