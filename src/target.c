@@ -401,5 +401,6 @@ target_return_handle(HttpTarget *target, HttpHandle *handle, bool reusable)
 		return;
 	}
 	handle->request = NULL;
+	handle->trouble[0] = '\0';
 	target->idle[target->nidle++] = handle;
 }

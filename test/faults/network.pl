@@ -40,8 +40,8 @@ my $most_grown = 0;
 my @faults = (
 	[ 'connection refused', 'refuse', qr/HV00N/, 1 ],
 	[ 'SYN to a black hole', 'black_hole', qr/HV000/, 1 ],
-	[ 'connections beyond 4 refused', 'limit', qr/00000|HV000/, 1 ],
-	# which may arrive before libcurl has seen that it is connected
+	# by an RST; it may arrive before libcurl has seen that it is connected
+	[ 'connections beyond 4 refused', 'limit', qr/00000|HV000|HV00N/, 1 ],
 	[ 'RST before the request', 'reset_accept', qr/HV000|HV00N/, 1 ],
 	[ 'closed before the request', 'close_accept', qr/HV000/ ],
 	[ 'RST before the header', 'reset_request', qr/HV000/ ],
