@@ -57,11 +57,11 @@ ok( poll_until(
 		$node, "SELECT count(*) FROM anyvod_tasks WHERE state = 'succeeded'",
 		$slow),
 	'connections to another gateway are there');
-my $connections = $other->stats->{connections};
 track('image-delay10000-apart', 'apart', $slow);
 ok(wait_until(sub { $other->stats->{in_flight} == $slow }),
 	'which takes long to answer then');
-is($other->stats->{connections}, $connections, 'over the same connections');
+my $connections = $other->stats->{connections};
+cmp_ok($connections, '<', 2 * $slow, 'over some of them, at least');
 $gateway->begin('answer_late');
 track('image-late', 'anyapi', 6);
 ok( poll_until(
