@@ -53,27 +53,13 @@ CREATE USER MAPPING FOR PUBLIC SERVER regress_looks_bumpy OPTIONS (api_key 'sk-o
 CREATE USER MAPPING FOR regress_looks_a SERVER regress_looks_bumpy OPTIONS (api_key 'sk-of-a');
 GRANT USAGE ON FOREIGN SERVER anyapi, regress_looks_bumpy TO regress_looks_a, regress_looks_b;
 
--- look again until a condition holds
-CREATE PROCEDURE pg_temp.wait_for(condition text)
-LANGUAGE plpgsql AS $$
-DECLARE
-	deadline timestamptz := clock_timestamp() + '60 s';
-	holds boolean;
-BEGIN
-	LOOP
-		EXECUTE 'SELECT ' || condition INTO holds;
-		EXIT WHEN holds;
-		IF clock_timestamp() > deadline THEN
-			RAISE EXCEPTION 'this has not come true: %', condition;
-		END IF;
-		PERFORM pg_sleep(0.01);
-		COMMIT;
-	END LOOP;
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
 
 -- the worker of this database has been here, whatever other tests did
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-looks-first');
-CALL pg_temp.wait_for('NOT EXISTS (SELECT FROM anyvod_tasks WHERE state = ''pending'')');
+CALL regress_helpers.wait_for('NOT EXISTS (SELECT FROM anyvod_tasks WHERE state = ''pending'')');
 DELETE FROM anyvod_tasks;
 
 --
@@ -146,17 +132,17 @@ INSERT INTO anyvod_tasks (task_id, server, owner) VALUES ('http429-ra3600-looks'
 	('http503-looks', 'anyapi', 'regress_looks_b'), ('http401-looks', 'regress_looks_bumpy', 'regress_looks_a'),
 	('t3600000-jump30-looks', 'regress_looks_bumpy', 'regress_looks_b');
 -- the mapping of one role is refused, that of the other works
-CALL pg_temp.wait_for($$count(*) = 1 FROM anyvod_dashboard
+CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_dashboard
 	WHERE why ~ '^server paused until \d\d:\d\d:\d\d: rate_limited$' AND task_id = 'http429-ra3600-looks'$$);
-CALL pg_temp.wait_for($$count(*) = 1 FROM anyvod_dashboard
+CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_dashboard
 	WHERE why ~ '^server paused until \d\d:\d\d:\d\d: auth$' AND task_id = 'http401-looks'$$);
-CALL pg_temp.wait_for($$count(*) = 1 FROM anyvod_dashboard
+CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_dashboard
 	WHERE why ~ '^no answer yet; server trouble: transient HTTP 503$' AND task_id = 'http503-looks'$$);
-CALL pg_temp.wait_for($$bar = '██████░░░░░░░░░░░░░░  30 %' AND why IS NULL FROM anyvod_dashboard WHERE task_id = 't3600000-jump30-looks'$$);
+CALL regress_helpers.wait_for($$bar = '██████░░░░░░░░░░░░░░  30 %' AND why IS NULL FROM anyvod_dashboard WHERE task_id = 't3600000-jump30-looks'$$);
 ALTER SYSTEM SET anyvod.worker = off;
 SELECT pg_reload_conf();
 -- this session takes the setting before its next command, as the worker did
-CALL pg_temp.wait_for($$NOT EXISTS (SELECT FROM pg_stat_activity
+CALL regress_helpers.wait_for($$NOT EXISTS (SELECT FROM pg_stat_activity
 	WHERE backend_type = 'anyvod worker' AND datname = current_database())$$);
 SELECT DISTINCT why FROM anyvod_dashboard;
 ALTER SYSTEM RESET anyvod.worker;
@@ -165,4 +151,5 @@ DELETE FROM anyvod_tasks;
 DROP SERVER regress_looks_bumpy CASCADE;
 DROP SERVER regress_looks_limit;
 DROP SERVER anyapi CASCADE;
+DROP SCHEMA regress_helpers CASCADE;
 DROP ROLE regress_looks_a, regress_looks_b;

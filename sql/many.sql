@@ -17,40 +17,9 @@ CREATE SERVER regress_many_four FOREIGN DATA WRAPPER anyvod
 CREATE SCHEMA regress_many;
 GRANT USAGE ON SCHEMA regress_many TO regress_many_user;
 
--- what the simulator says at one of its own paths, which it does not count
-CREATE TABLE regress_many.heard (line text);
-CREATE FUNCTION regress_many.simulator(path text) RETURNS jsonb
-LANGUAGE plpgsql AS $$
-DECLARE
-	base_url text := (SELECT option_value FROM pg_foreign_server,
-					  pg_options_to_table(srvoptions)
-					  WHERE srvname = 'anyapi' AND option_name = 'base_url');
-BEGIN
-	DELETE FROM regress_many.heard;
-	EXECUTE format('COPY regress_many.heard FROM PROGRAM %L '
-				   '(FORMAT csv, QUOTE e''\x01'', DELIMITER e''\x02'')',
-				   format('curl -s --noproxy "*" "%s%s"', base_url, path));
-	RETURN (SELECT string_agg(line, '')::jsonb FROM regress_many.heard);
-END $$;
-CREATE FUNCTION regress_many.counter(name text) RETURNS integer
-RETURN (regress_many.simulator('/_stats?tasks=0') ->> name)::integer;
-CREATE FUNCTION regress_many.reset() RETURNS boolean
-RETURN regress_many.simulator('/_reset') IS NOT NULL;
-
--- what a command raises
-CREATE FUNCTION regress_many.trouble(command text) RETURNS text
-LANGUAGE plpgsql AS $$
-DECLARE
-	message text; detail text; hint text;
-BEGIN
-	EXECUTE command;
-	RETURN 'ok';
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
-		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	RETURN concat(SQLSTATE, ' ', message, E'\n  DETAIL ' || nullif(detail, ''),
-				  E'\n  HINT ' || nullif(hint, ''));
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
 
 --
 -- Rows
@@ -69,9 +38,9 @@ SELECT (anyvod_query_many(ARRAY['delay600-m', 'delay300-m', 'image-m2'])).task_i
 SELECT count(*) FROM anyvod_query_many('{}');
 SELECT count(*) FROM anyvod_query_many(NULL);
 -- arrays of more dimensions, duplicates asked once
-SELECT regress_many.reset();
+SELECT regress_helpers.reset();
 SELECT task_id FROM anyvod_query_many('{{dup-1,dup-2,dup-1},{dup-2,dup-2,dup-3}}') ORDER BY 1;
-SELECT regress_many.counter('requests');
+SELECT regress_helpers.counter('requests');
 -- in the place of a lateral table
 SELECT n, m.task_id FROM generate_series(1, 3) AS n,
 	LATERAL anyvod_query_many(ARRAY['a-' || n, 'b-' || n]) AS m ORDER BY 1, 2;
@@ -89,7 +58,7 @@ SELECT m.task_id, m.error_code, m.error_message, m.response
 FROM anyvod_query_many(ARRAY(SELECT task_id FROM regress_many.failures)) AS m
 ORDER BY 1;
 SELECT m.task_id FROM anyvod_query_many(ARRAY(SELECT task_id FROM regress_many.failures)) AS m
-WHERE regress_many.trouble(format('SELECT anyvod_query(%L)', m.task_id))
+WHERE regress_helpers.trouble(format('SELECT anyvod_query(%L)', m.task_id))
 	NOT LIKE m.error_code || ' ' || m.error_message || '%';
 -- no answer in time, and no server at all
 CREATE SERVER regress_many_late FOREIGN DATA WRAPPER anyvod
@@ -103,16 +72,16 @@ SELECT task_id, error_code, error_message FROM anyvod_query_many('{image-m}', 'r
 --
 -- What is an error: what makes all of it impossible
 --
-SELECT regress_many.reset();
-SELECT regress_many.trouble($$SELECT anyvod_query_many(ARRAY['image-m', NULL])$$);
-SELECT regress_many.trouble($$SELECT anyvod_query_many(ARRAY['image-m', '../m'])$$);
-SELECT regress_many.trouble($$SELECT anyvod_query_many(ARRAY['image-m', ''])$$);
-SELECT regress_many.trouble($$SELECT anyvod_query_many(ARRAY['image-m'], 'nowhere')$$);
-SELECT regress_many.trouble($$SELECT anyvod_query_many('{}', 'nowhere')$$);
+SELECT regress_helpers.reset();
+SELECT regress_helpers.trouble($$SELECT anyvod_query_many(ARRAY['image-m', NULL])$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query_many(ARRAY['image-m', '../m'])$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query_many(ARRAY['image-m', ''])$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query_many(ARRAY['image-m'], 'nowhere')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query_many('{}', 'nowhere')$$);
 SET ROLE regress_many_user;
-SELECT regress_many.trouble($$SELECT anyvod_query_many(ARRAY['image-m'])$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query_many(ARRAY['image-m'])$$);
 RESET ROLE;
-SELECT regress_many.counter('requests');
+SELECT regress_helpers.counter('requests');
 -- with USAGE it works
 GRANT USAGE ON FOREIGN SERVER anyapi TO regress_many_user;
 SET ROLE regress_many_user;
@@ -123,18 +92,18 @@ RESET ROLE;
 -- Stopping early
 --
 -- LIMIT in the select list: at most the rows wanted and max_concurrency more
-SELECT regress_many.reset();
+SELECT regress_helpers.reset();
 SELECT count(*) FROM (SELECT anyvod_query_many(ARRAY(SELECT 'image-' || n FROM generate_series(1, 500) AS n),
 											   'regress_many_four') LIMIT 10) AS ten;
-SELECT regress_many.counter('requests') BETWEEN 10 AND 14;
+SELECT regress_helpers.counter('requests') BETWEEN 10 AND 14;
 -- a cursor, closed; nothing stays in flight
-SELECT regress_many.reset();
+SELECT regress_helpers.reset();
 BEGIN;
 DECLARE c CURSOR FOR SELECT (anyvod_query_many(ARRAY(SELECT 'delay' || n FROM generate_series(1, 500) AS n),
 											   'regress_many_four')).task_id;
 FETCH 2 FROM c;
 CLOSE c;
-SELECT regress_many.counter('requests') BETWEEN 2 AND 6;
+SELECT regress_helpers.counter('requests') BETWEEN 2 AND 6;
 COMMIT;
 -- two at once in one session, in turns
 BEGIN;
@@ -173,5 +142,5 @@ FROM pg_proc WHERE proname = 'anyvod_query_many';
 
 DROP SERVER regress_many_four, regress_many_late, regress_many_nobody;
 DROP SERVER anyapi CASCADE;
-DROP SCHEMA regress_many CASCADE;
+DROP SCHEMA regress_helpers, regress_many CASCADE;
 DROP ROLE regress_many_user;

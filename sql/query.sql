@@ -18,30 +18,12 @@ GRANT USAGE ON FOREIGN SERVER anyapi TO regress_query_user;
 CREATE SCHEMA regress_query;
 GRANT USAGE ON SCHEMA regress_query TO regress_query_user;
 
--- what the simulator says at one of its own paths, which it does not count
-CREATE TABLE regress_query.heard (line text);
-CREATE FUNCTION regress_query.simulator(path text) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-	base_url text := (SELECT option_value FROM pg_foreign_server,
-					  pg_options_to_table(srvoptions)
-					  WHERE srvname = 'anyapi' AND option_name = 'base_url');
-BEGIN
-	DELETE FROM regress_query.heard;
-	EXECUTE format('COPY regress_query.heard FROM PROGRAM %L '
-				   '(FORMAT csv, QUOTE e''\x01'', DELIMITER e''\x02'')',
-				   format('curl -s --noproxy "*" "%s%s"', base_url, path));
-	RETURN (SELECT string_agg(line, '')::jsonb FROM regress_query.heard);
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
 
 -- what other tests have asked is not counted here
-SELECT regress_query.simulator('/_reset') IS NOT NULL AS reset;
-
--- one of its counters; how often it was asked about a task
-CREATE FUNCTION regress_query.counter(name text) RETURNS integer
-RETURN (regress_query.simulator('/_stats?tasks=0') ->> name)::integer;
-CREATE FUNCTION regress_query.asked(task_id text) RETURNS integer
-RETURN (regress_query.simulator('/_stats?task=' || task_id) ->> 'requests')::integer;
+SELECT regress_helpers.reset() AS reset;
 
 -- texts without what differs from run to run, and without libcurl's words
 CREATE FUNCTION regress_query.mask(text) RETURNS text
@@ -141,13 +123,13 @@ SELECT * FROM regress_query.tell('nul-2', 'badutf8-2', 'surrogate-2', 'uni-2', '
 --
 SELECT anyvod_query(NULL) IS NULL, anyvod_query('image-null', NULL) IS NULL,
 	anyvod_status(NULL) IS NULL, anyvod_status('image-null', NULL) IS NULL,
-	regress_query.asked('image-null');
+	regress_helpers.asked('image-null');
 PREPARE ask(text) AS SELECT (anyvod_status($1)).state;
 EXECUTE ask('image-prepared');
 EXECUTE ask('fail-prepared');
 EXECUTE ask('image-prepared');
 DEALLOCATE ask;
-SELECT regress_query.asked('image-prepared');
+SELECT regress_helpers.asked('image-prepared');
 SELECT n FROM generate_series(1, 6) n
 WHERE (anyvod_status(CASE n % 3 WHEN 0 THEN 'fail' ELSE 'image' END || '-where-' || n)).state = 'failed';
 SELECT task_id, (anyvod_status(task_id => task_id, server => 'anyapi')).state
@@ -162,18 +144,18 @@ ORDER BY 1;
 
 -- a session keeps its connection: 100 questions in one statement take one
 \c -
-SELECT regress_query.counter('connections') AS connections,
-	regress_query.counter('requests') AS requests \gset
+SELECT regress_helpers.counter('connections') AS connections,
+	regress_helpers.counter('requests') AS requests \gset
 SELECT count(*), count(DISTINCT anyvod_query('image-many-' || n) #>> '{Response,AigcImageTask,TaskId}')
 FROM generate_series(1, 100) n;
-SELECT regress_query.counter('connections') - :connections AS connections,
-	regress_query.counter('requests') - :requests AS requests;
+SELECT regress_helpers.counter('connections') - :connections AS connections,
+	regress_helpers.counter('requests') - :requests AS requests;
 
 --
 -- Errors before any request
 --
-SELECT regress_query.counter('requests') AS requests,
-	regress_query.counter('other_paths') AS other_paths \gset
+SELECT regress_helpers.counter('requests') AS requests,
+	regress_helpers.counter('other_paths') AS other_paths \gset
 SELECT left(to_json(task_id)::text, 40), regress_query.ask(task_id)
 FROM unnest(ARRAY['', '.', '..', '../../v1/models', 'a/b', 'a?b', 'a#b', 'a%2Fb', 'a b', 'a;b',
 	'a@b', 'a:b', 'a\b', E'a\nb', E'\n', E'a\r\nX: y', E'a\tb', 'ä', '任务', repeat('x', 257),
@@ -188,10 +170,10 @@ REVOKE USAGE ON FOREIGN SERVER anyapi FROM regress_query_user;
 SET ROLE regress_query_user;
 SELECT regress_query.ask('image-refused');
 RESET ROLE;
-SELECT regress_query.asked('image-allowed') AS allowed, regress_query.asked('image-refused') AS refused;
+SELECT regress_helpers.asked('image-allowed') AS allowed, regress_helpers.asked('image-refused') AS refused;
 GRANT USAGE ON FOREIGN SERVER anyapi TO regress_query_user;
-SELECT regress_query.counter('requests') - :requests AS requests,
-	regress_query.counter('other_paths') - :other_paths AS other_paths;
+SELECT regress_helpers.counter('requests') - :requests AS requests,
+	regress_helpers.counter('other_paths') - :other_paths AS other_paths;
 
 --
 -- No connection.  The name has a label of 64 octets, one more than a name in
@@ -239,7 +221,7 @@ SELECT * FROM regress_query.tell('deep128-1', 'huge10000000-1');
 --
 -- The key is refused, and is not told.  What helps is in the hint.
 --
-SELECT regress_query.simulator('/_key?set=sk-the-right-one') IS NOT NULL AS set;
+SELECT regress_helpers.simulator('/_key?set=sk-the-right-one') IS NOT NULL AS set;
 CREATE USER MAPPING FOR PUBLIC SERVER anyapi OPTIONS (api_key 'sk-the-wrong-one');
 SET ROLE regress_query_user;
 SELECT regress_query.ask('image-key');
@@ -250,7 +232,7 @@ SELECT regress_query.ask('image-key');
 DROP USER MAPPING FOR PUBLIC SERVER anyapi;
 SELECT regress_query.ask('image-key');
 DROP USER MAPPING FOR regress_query_user SERVER anyapi;
-SELECT regress_query.simulator('/_key') IS NOT NULL AS unset;
+SELECT regress_helpers.simulator('/_key') IS NOT NULL AS unset;
 SELECT task_id, regress_query.ask(task_id)
 FROM unnest('{http401-1,http403-1,oneapi-1,http403-html-1}'::text[])
 	WITH ORDINALITY i (task_id, n) ORDER BY n;
@@ -284,11 +266,11 @@ FROM unnest('{http500-1,http502-1,http503-1,http503-ra7,http504-1,http520-1,http
 --
 -- No answer about a task.  No redirect is followed.
 --
-SELECT regress_query.counter('elsewhere') AS elsewhere \gset
+SELECT regress_helpers.counter('elsewhere') AS elsewhere \gset
 SELECT task_id, regress_query.ask(task_id)
 FROM unnest('{html-1,http404-html,http301-1,http302-1,http307-1,http308-1,empty-1,http204-1,notjson-1,two-1}'::text[])
 	WITH ORDINALITY i (task_id, n) ORDER BY n;
-SELECT regress_query.counter('elsewhere') - :elsewhere AS followed;
+SELECT regress_helpers.counter('elsewhere') - :elsewhere AS followed;
 -- a base URL that leads to the gateway's web application
 \set base_url_path :base_url /console
 CREATE SERVER regress_query_path FOREIGN DATA WRAPPER anyvod OPTIONS (base_url :'base_url_path');
@@ -321,7 +303,7 @@ DO $$
 DECLARE
 	deadline timestamptz := clock_timestamp() + '60 s';
 BEGIN
-	WHILE regress_query.counter('in_flight') > 0 LOOP
+	WHILE regress_helpers.counter('in_flight') > 0 LOOP
 		IF clock_timestamp() > deadline THEN
 			RAISE EXCEPTION 'requests are still in flight';
 		END IF;
@@ -393,6 +375,6 @@ SELECT task_id, state, error_code FROM "Odd Schema".anyvod_tasks;
 DROP DATABASE regress_query_odd WITH (FORCE);
 
 SET client_min_messages = warning;
-DROP SCHEMA regress_query CASCADE;
+DROP SCHEMA regress_helpers, regress_query CASCADE;
 DROP SERVER anyapi CASCADE;
 DROP ROLE regress_query_user;

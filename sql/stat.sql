@@ -47,29 +47,15 @@ CREATE USER MAPPING FOR regress_stat_a SERVER anyapi OPTIONS (api_key 'sk-of-a')
 GRANT USAGE ON FOREIGN SERVER anyapi TO regress_stat_a, regress_stat_b;
 GRANT USAGE ON FOREIGN SERVER regress_stat_other TO regress_stat_a;
 
--- look again until a condition holds
-CREATE PROCEDURE pg_temp.wait_for(condition text)
-LANGUAGE plpgsql AS $$
-DECLARE
-	deadline timestamptz := clock_timestamp() + '60 s';
-	holds boolean;
-BEGIN
-	LOOP
-		EXECUTE 'SELECT ' || condition INTO holds;
-		EXIT WHEN holds;
-		IF clock_timestamp() > deadline THEN
-			RAISE EXCEPTION 'waited in vain for %', condition;
-		END IF;
-		COMMIT;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
 
 -- what other tests have left; a worker of theirs may not have counted the row yet
 SELECT anyvod_stat_reset();
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-statid-first');
-CALL pg_temp.wait_for($$count(*) = 1 FROM anyvod_tasks WHERE state = 'succeeded' AND task_id = 'image-statid-first'$$);
-CALL pg_temp.wait_for($$succeeded > 0 AND pending + in_flight = 0 FROM anyvod_stat_worker WHERE datname = current_database()$$);
+CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_tasks WHERE state = 'succeeded' AND task_id = 'image-statid-first'$$);
+CALL regress_helpers.wait_for($$succeeded > 0 AND pending + in_flight = 0 FROM anyvod_stat_worker WHERE datname = current_database()$$);
 SELECT anyvod_stat_reset();
 SELECT polls, running, succeeded, failed, changes_written, unchanged, restarts,
 	request_p50_ms, detection_p50_ms, last_error, stats_reset <= now() AS reset
@@ -81,8 +67,8 @@ INSERT INTO anyvod_tasks (task_id, owner) VALUES ('image-statid-a1', 'regress_st
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-statid-other', 'regress_stat_other');
 -- an answer that is not there yet
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('t3600000-statid-running', 'regress_stat_other');
-CALL pg_temp.wait_for($$count(*) = 0 FROM anyvod_tasks WHERE state = 'pending' AND task_id !~ 'running|unknown'$$);
-CALL pg_temp.wait_for($$state = 'serving' AND succeeded >= 23 AND running >= 1 AND pending = 2 FROM anyvod_stat_worker WHERE datname = current_database()$$);
+CALL regress_helpers.wait_for($$count(*) = 0 FROM anyvod_tasks WHERE state = 'pending' AND task_id !~ 'running|unknown'$$);
+CALL regress_helpers.wait_for($$state = 'serving' AND succeeded >= 23 AND running >= 1 AND pending = 2 FROM anyvod_stat_worker WHERE datname = current_database()$$);
 SELECT succeeded - 23 AS succeeded, failed, unknown_task, transient, unreadable, auth, rejected, no_output,
 	last_error IN ('transient', 'unreadable') AS error, last_error_at > stats_reset AS error_since,
 	pid = (SELECT pid FROM pg_stat_activity WHERE backend_type = 'anyvod worker' AND datname = current_database()) AS pid,
@@ -91,10 +77,10 @@ SELECT succeeded - 23 AS succeeded, failed, unknown_task, transient, unreadable,
 	restarts
 FROM anyvod_stat_worker WHERE datname = current_database();
 -- nothing is lost, and nothing counted twice
-CALL pg_temp.wait_for($$polls - in_flight = running + succeeded + failed + no_output + auth + rate_limited + unknown_task
+CALL regress_helpers.wait_for($$polls - in_flight = running + succeeded + failed + no_output + auth + rate_limited + unknown_task
 	+ transient + rejected + unreadable + no_answer
 	FROM anyvod_stat_worker WHERE datname = current_database()$$);
-CALL pg_temp.wait_for($$(w.polls, w.succeeded, w.running) = (sum(s.requests), sum(s.succeeded), sum(s.running))
+CALL regress_helpers.wait_for($$(w.polls, w.succeeded, w.running) = (sum(s.requests), sum(s.succeeded), sum(s.running))
 	FROM anyvod_stat_worker w, anyvod_stat_server s WHERE w.datname = current_database()
 	GROUP BY w.polls, w.succeeded, w.running$$);
 SELECT server, mapped_role, state, paused_until, paused_why, succeeded,
@@ -128,27 +114,27 @@ SELECT count(*) FROM anyvod_stat_worker w WHERE w::text ~ 'statid|http:|sk-';
 --
 DELETE FROM anyvod_tasks;
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-statid-http429-ra60-x1');
-CALL pg_temp.wait_for($$bool_and(state = 'paused') FROM anyvod_stat_server WHERE server = 'anyapi'$$);
+CALL regress_helpers.wait_for($$bool_and(state = 'paused') FROM anyvod_stat_server WHERE server = 'anyapi'$$);
 SELECT DISTINCT state, paused_why, paused_until BETWEEN clock_timestamp() + '40 s' AND clock_timestamp() + '61 s' AS until
 FROM anyvod_stat_server WHERE server = 'anyapi';
 SELECT mapped_role, rate_limited, last_trouble, last_trouble_detail
 FROM anyvod_stat_server WHERE server = 'anyapi' AND rate_limited > 0;
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-statid-http401', 'regress_stat_other');
-CALL pg_temp.wait_for($$state = 'paused' FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
+CALL regress_helpers.wait_for($$state = 'paused' FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
 SELECT mapped_role, state, paused_why, auth, last_trouble, last_trouble_detail
 FROM anyvod_stat_server WHERE server = 'regress_stat_other';
 SELECT last_error FROM anyvod_stat_worker WHERE datname = current_database();
 -- what waits is due, and late after a second, whether the worker wakes or not
-CALL pg_temp.wait_for($$late BETWEEN 1 AND due FROM anyvod_stat_worker WHERE datname = current_database()$$);
+CALL regress_helpers.wait_for($$late BETWEEN 1 AND due FROM anyvod_stat_worker WHERE datname = current_database()$$);
 -- a change ends the pauses
 ALTER SERVER anyapi OPTIONS (ADD timeout '10s');
-CALL pg_temp.wait_for($$bool_and(state = 'working' AND paused_until IS NULL AND paused_why IS NULL) FROM anyvod_stat_server WHERE server = 'anyapi'$$);
-CALL pg_temp.wait_for($$auth = 2 FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
+CALL regress_helpers.wait_for($$bool_and(state = 'working' AND paused_until IS NULL AND paused_why IS NULL) FROM anyvod_stat_server WHERE server = 'anyapi'$$);
+CALL regress_helpers.wait_for($$auth = 2 FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
 
 -- a row's own trouble is an SQLSTATE
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-statid-nowhere', 'regress_stat_nowhere');
 INSERT INTO anyvod_tasks (task_id, owner) VALUES ('image-statid-nobody', 'regress_stat_nobody');
-CALL pg_temp.wait_for($$last_error = '42704' FROM anyvod_stat_worker WHERE datname = current_database()$$);
+CALL regress_helpers.wait_for($$last_error = '42704' FROM anyvod_stat_worker WHERE datname = current_database()$$);
 
 -- a mapping or server that is gone is not shown
 DELETE FROM anyvod_tasks;
@@ -157,5 +143,6 @@ DROP SERVER regress_stat_other;
 SELECT server, mapped_role FROM anyvod_stat_server ORDER BY 1, 2;
 
 DROP SERVER anyapi CASCADE;
+DROP SCHEMA regress_helpers CASCADE;
 DROP OWNED BY regress_stat_monitor;
 DROP ROLE regress_stat_a, regress_stat_b, regress_stat_monitor;

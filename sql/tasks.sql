@@ -25,73 +25,26 @@ GRANT USAGE ON FOREIGN SERVER anyapi TO regress_tasks_a, regress_tasks_b, regres
 CREATE SCHEMA regress_tasks;
 GRANT USAGE, CREATE ON SCHEMA regress_tasks TO PUBLIC;
 
--- what the simulator says at one of its own paths, which it does not count
-CREATE TABLE regress_tasks.heard (line text);
-CREATE FUNCTION regress_tasks.simulator(path text) RETURNS jsonb
-LANGUAGE plpgsql AS $$
-DECLARE
-	base_url text := (SELECT option_value FROM pg_foreign_server,
-					  pg_options_to_table(srvoptions)
-					  WHERE srvname = 'anyapi' AND option_name = 'base_url');
-BEGIN
-	DELETE FROM regress_tasks.heard;
-	EXECUTE format('COPY regress_tasks.heard FROM PROGRAM %L '
-				   '(FORMAT csv, QUOTE e''\x01'', DELIMITER e''\x02'')',
-				   format('curl -s --noproxy "*" "%s%s"', base_url, path));
-	RETURN (SELECT string_agg(line, '')::jsonb FROM regress_tasks.heard);
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
+
 -- what other tests have asked is not counted here
-SELECT regress_tasks.simulator('/_reset') IS NOT NULL AS reset;
-
--- how often it was asked about a task
-CREATE FUNCTION regress_tasks.asked(task_id text) RETURNS integer
-RETURN (regress_tasks.simulator('/_stats?task=' || task_id) ->> 'requests')::integer;
-
--- look again until a condition holds
-CREATE PROCEDURE regress_tasks.wait_for(condition text)
-LANGUAGE plpgsql AS $$
-DECLARE
-	deadline timestamptz := clock_timestamp() + '60 s';
-	holds boolean;
-BEGIN
-	LOOP
-		EXECUTE 'SELECT ' || condition INTO holds;
-		EXIT WHEN holds;
-		IF clock_timestamp() > deadline THEN
-			RAISE EXCEPTION 'this has not come true: %', condition;
-		END IF;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END $$;
+SELECT regress_helpers.reset() AS reset;
 
 -- until a running task has been asked about n times more
 CREATE PROCEDURE regress_tasks.wait_for_questions(task_id text, n integer)
 LANGUAGE sql AS $$
-	CALL regress_tasks.wait_for(format('regress_tasks.asked(%L) >= %s', task_id,
-									   regress_tasks.asked(task_id) + n));
+	CALL regress_helpers.wait_for(format('regress_helpers.asked(%L) >= %s', task_id,
+									   regress_helpers.asked(task_id) + n));
 $$;
 
 -- until no row is pending whose id matches
 CREATE PROCEDURE regress_tasks.wait_until_settled(pattern text DEFAULT '')
 LANGUAGE sql AS $$
-	CALL regress_tasks.wait_for(format('NOT EXISTS (SELECT FROM anyvod_tasks
+	CALL regress_helpers.wait_for(format('NOT EXISTS (SELECT FROM anyvod_tasks
 		WHERE state = ''pending'' AND task_id ~ %L)', pattern));
 $$;
-
--- what a command raises
-CREATE FUNCTION regress_tasks.trouble(command text) RETURNS text
-LANGUAGE plpgsql AS $$
-DECLARE
-	message text; detail text; hint text;
-BEGIN
-	EXECUTE command;
-	RETURN 'ok';
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
-		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	RETURN concat(SQLSTATE, ' ', message, E'\n  DETAIL ' || nullif(detail, ''),
-				  E'\n  HINT ' || nullif(hint, ''));
-END $$;
 
 --
 -- What the extension consists of
@@ -159,14 +112,14 @@ WHERE attrelid = 'anyvod_tasks'::regclass AND attnum > 0 AND col_description(att
 -- committed here, so that nothing is asked.
 --
 BEGIN;
-SELECT left(to_json(id)::text, 30), left(regress_tasks.trouble(format('INSERT INTO anyvod_tasks (task_id) VALUES (%L)', id)), 5) AS table,
-	left(regress_tasks.trouble(format('SELECT anyvod_query(%L, ''missing'')', id)), 5) AS function
+SELECT left(to_json(id)::text, 30), left(regress_helpers.trouble(format('INSERT INTO anyvod_tasks (task_id) VALUES (%L)', id)), 5) AS table,
+	left(regress_helpers.trouble(format('SELECT anyvod_query(%L, ''missing'')', id)), 5) AS function
 FROM unnest(ARRAY['251000800-AigcVideoTask-0af3t', 'A.b_C-9', '...', '.a', repeat('x', 256),
 	'', '.', '..', repeat('x', 257), 'a/b', '../a', 'a?b', 'a#b', 'a%2e', 'a b', E'a\nb', E'a\n', 'ä', '任务'])
 	WITH ORDINALITY i (id, n) ORDER BY n;
-SELECT regress_tasks.trouble('INSERT INTO anyvod_tasks (task_id) VALUES (NULL)') ~ '^23502 ' AS no_id,
-	regress_tasks.trouble($$INSERT INTO anyvod_tasks (task_id, state) VALUES ('a', 'done')$$) ~ '^22P02 ' AS no_state,
-	regress_tasks.trouble($$UPDATE anyvod_tasks SET task_id = 'a/b' WHERE task_id = '...'$$) ~ '^23514 ' AS renamed;
+SELECT regress_helpers.trouble('INSERT INTO anyvod_tasks (task_id) VALUES (NULL)') ~ '^23502 ' AS no_id,
+	regress_helpers.trouble($$INSERT INTO anyvod_tasks (task_id, state) VALUES ('a', 'done')$$) ~ '^22P02 ' AS no_state,
+	regress_helpers.trouble($$UPDATE anyvod_tasks SET task_id = 'a/b' WHERE task_id = '...'$$) ~ '^23514 ' AS renamed;
 ROLLBACK;
 
 --
@@ -187,23 +140,23 @@ UPDATE anyvod_tasks SET state = 'abandoned' WHERE task_id = 'image-a-1' RETURNIN
 DELETE FROM anyvod_tasks WHERE task_id = 'image-a-1' RETURNING task_id;
 SELECT count(*) FROM anyvod_tasks WHERE owner = 'regress_tasks_a';
 -- an id that is taken is refused, without telling more
-SELECT regress_tasks.trouble($$INSERT INTO anyvod_tasks (task_id) VALUES ('image-a-1')$$);
+SELECT regress_helpers.trouble($$INSERT INTO anyvod_tasks (task_id) VALUES ('image-a-1')$$);
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-a-1') ON CONFLICT DO NOTHING RETURNING task_id;
 -- no row for others, none on a server without USAGE, or on none
-SELECT regress_tasks.trouble($$INSERT INTO anyvod_tasks (task_id, owner) VALUES ('image-b-2', 'regress_tasks_a')$$);
-SELECT regress_tasks.trouble($$INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-b-2', 'regress_tasks_other')$$);
-SELECT regress_tasks.trouble($$INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-b-2', 'regress_tasks_missing')$$);
-SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET owner = 'regress_tasks_a'$$);
-SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET server = 'regress_tasks_other'$$);
-SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET server = 'regress_tasks_missing'$$);
+SELECT regress_helpers.trouble($$INSERT INTO anyvod_tasks (task_id, owner) VALUES ('image-b-2', 'regress_tasks_a')$$);
+SELECT regress_helpers.trouble($$INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-b-2', 'regress_tasks_other')$$);
+SELECT regress_helpers.trouble($$INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-b-2', 'regress_tasks_missing')$$);
+SELECT regress_helpers.trouble($$UPDATE anyvod_tasks SET owner = 'regress_tasks_a'$$);
+SELECT regress_helpers.trouble($$UPDATE anyvod_tasks SET server = 'regress_tasks_other'$$);
+SELECT regress_helpers.trouble($$UPDATE anyvod_tasks SET server = 'regress_tasks_missing'$$);
 -- no code of theirs runs on it, nobody else's rows are held or removed
 \copy anyvod_tasks (task_id) FROM '/dev/null'
 CREATE FUNCTION regress_tasks.trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-SELECT regress_tasks.trouble('CREATE TRIGGER trap BEFORE UPDATE ON anyvod_tasks FOR EACH ROW EXECUTE FUNCTION regress_tasks.trap()');
-SELECT regress_tasks.trouble('CREATE TABLE regress_tasks.trap (task_id text REFERENCES anyvod_tasks)');
-SELECT regress_tasks.trouble('TRUNCATE anyvod_tasks');
-SELECT regress_tasks.trouble('ALTER TABLE anyvod_tasks DISABLE ROW LEVEL SECURITY');
-SELECT regress_tasks.trouble('CREATE POLICY trap ON anyvod_tasks USING (true)');
+SELECT regress_helpers.trouble('CREATE TRIGGER trap BEFORE UPDATE ON anyvod_tasks FOR EACH ROW EXECUTE FUNCTION regress_tasks.trap()');
+SELECT regress_helpers.trouble('CREATE TABLE regress_tasks.trap (task_id text REFERENCES anyvod_tasks)');
+SELECT regress_helpers.trouble('TRUNCATE anyvod_tasks');
+SELECT regress_helpers.trouble('ALTER TABLE anyvod_tasks DISABLE ROW LEVEL SECURITY');
+SELECT regress_helpers.trouble('CREATE POLICY trap ON anyvod_tasks USING (true)');
 DROP FUNCTION regress_tasks.trap;
 RESET ROLE;
 -- a superuser sees all
@@ -212,7 +165,7 @@ SELECT task_id, owner, state FROM anyvod_tasks ORDER BY 1;
 REVOKE USAGE ON FOREIGN SERVER anyapi FROM regress_tasks_a;
 SET ROLE regress_tasks_a;
 SELECT task_id FROM anyvod_tasks ORDER BY 1;
-SELECT regress_tasks.trouble($$UPDATE anyvod_tasks SET state = 'pending'$$);
+SELECT regress_helpers.trouble($$UPDATE anyvod_tasks SET state = 'pending'$$);
 DELETE FROM anyvod_tasks;
 RESET ROLE;
 GRANT USAGE ON FOREIGN SERVER anyapi TO regress_tasks_a;
@@ -242,8 +195,8 @@ FROM anyvod_tasks ORDER BY task_id;
 SELECT count(*), count(response) FROM anyvod_tasks;
 SELECT task_id, (anyvod_parse(response)).state FROM anyvod_tasks
 WHERE (anyvod_parse(response)).state IS DISTINCT FROM state ORDER BY 1;
-SELECT task_id, polls, regress_tasks.asked(task_id) FROM anyvod_tasks
-WHERE polls <> regress_tasks.asked(task_id) OR (polls <> 1 AND task_id <> 't1000-video-end');
+SELECT task_id, polls, regress_helpers.asked(task_id) FROM anyvod_tasks
+WHERE polls <> regress_helpers.asked(task_id) OR (polls <> 1 AND task_id <> 't1000-video-end');
 SELECT polls > 1 FROM anyvod_tasks WHERE task_id = 't1000-video-end';
 SELECT count(*) FROM anyvod_tasks
 WHERE settled_at IS DISTINCT FROM updated_at OR settled_at < created_at OR settled_at > clock_timestamp()
@@ -256,7 +209,7 @@ DELETE FROM anyvod_tasks;
 -- While a task runs: progress is written, an answer without news is not
 --
 INSERT INTO anyvod_tasks (task_id) VALUES ('t3600000-jump47-video-runs'), ('t3600000-wait3600000-runs');
-CALL regress_tasks.wait_for('count(status) = 2 FROM anyvod_tasks');
+CALL regress_helpers.wait_for('count(status) = 2 FROM anyvod_tasks');
 SELECT task_id, state, status, progress, file_url, task_type, model, error_code, response,
 	started_at IS NULL AS not_started, ended_at, settled_at FROM anyvod_tasks ORDER BY 1;
 CREATE TEMP TABLE before AS SELECT ctid AS place, xmin AS writer, * FROM anyvod_tasks;
@@ -280,7 +233,7 @@ FROM anyvod_tasks ORDER BY 1;
 DELETE FROM anyvod_tasks;
 DROP SERVER regress_tasks_bumpy;
 INSERT INTO anyvod_tasks (task_id) VALUES ('unknown-trouble'), ('eResourceNotFound-trouble'), ('nofile-trouble');
-CALL regress_tasks.wait_for('count(error_code) = 3 FROM anyvod_tasks WHERE state = ''pending''');
+CALL regress_helpers.wait_for('count(error_code) = 3 FROM anyvod_tasks WHERE state = ''pending''');
 SELECT task_id, status, error_code, error_message, polls, response, settled_at FROM anyvod_tasks
 WHERE state = 'pending' ORDER BY 1;
 DELETE FROM anyvod_tasks;
@@ -300,7 +253,7 @@ SELECT task_id, status, progress, file_url, expire_time, error_code, error_messa
 COMMIT;
 RESET ROLE;
 CALL regress_tasks.wait_until_settled();
-SELECT task_id, state, status, error_code, polls, regress_tasks.asked(task_id), settled_at = updated_at AS settled
+SELECT task_id, state, status, error_code, polls, regress_helpers.asked(task_id), settled_at = updated_at AS settled
 FROM anyvod_tasks ORDER BY 1;
 DELETE FROM anyvod_tasks;
 
@@ -309,17 +262,17 @@ DELETE FROM anyvod_tasks;
 -- four times over before it is looked at again.
 --
 INSERT INTO anyvod_tasks (task_id) VALUES ('t3600000-by-hand'), ('t3600000-deleted'), ('t3600000-other');
-CALL regress_tasks.wait_for('count(status) = 3 FROM anyvod_tasks');
+CALL regress_helpers.wait_for('count(status) = 3 FROM anyvod_tasks');
 BEGIN;
 UPDATE anyvod_tasks SET state = 'abandoned', error_message = 'not needed' WHERE task_id = 't3600000-by-hand'
 RETURNING state, status, settled_at = now() AS settled;
 COMMIT;
 DELETE FROM anyvod_tasks WHERE task_id = 't3600000-deleted';
 CALL regress_tasks.wait_for_questions('t3600000-other', 2);
-SELECT regress_tasks.asked('t3600000-by-hand') AS by_hand, regress_tasks.asked('t3600000-deleted') AS deleted \gset
+SELECT regress_helpers.asked('t3600000-by-hand') AS by_hand, regress_helpers.asked('t3600000-deleted') AS deleted \gset
 CALL regress_tasks.wait_for_questions('t3600000-other', 4);
-SELECT regress_tasks.asked('t3600000-by-hand') - :by_hand AS by_hand,
-	regress_tasks.asked('t3600000-deleted') - :deleted AS deleted;
+SELECT regress_helpers.asked('t3600000-by-hand') - :by_hand AS by_hand,
+	regress_helpers.asked('t3600000-deleted') - :deleted AS deleted;
 SELECT task_id, state, status, error_message FROM anyvod_tasks ORDER BY 1;
 -- a time that the user gives stays
 UPDATE anyvod_tasks SET state = 'failed', settled_at = '2026-01-01 00:00+00' WHERE task_id = 't3600000-other'
@@ -331,7 +284,7 @@ DELETE FROM anyvod_tasks;
 -- never been asked
 --
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('http500-x3-image-moved', 'regress_tasks_other');
-CALL regress_tasks.wait_for('regress_tasks.asked(''http500-x3-image-moved'') = 3');
+CALL regress_helpers.wait_for('regress_helpers.asked(''http500-x3-image-moved'') = 3');
 UPDATE anyvod_tasks SET server = 'anyapi';
 CALL regress_tasks.wait_until_settled();
 SELECT server, state, polls FROM anyvod_tasks;
@@ -339,11 +292,11 @@ DELETE FROM anyvod_tasks;
 SET ROLE regress_tasks_a;
 INSERT INTO anyvod_tasks (task_id) VALUES ('t3600000-owner');
 RESET ROLE;
-CALL regress_tasks.wait_for('count(status) = 1 FROM anyvod_tasks');
+CALL regress_helpers.wait_for('count(status) = 1 FROM anyvod_tasks');
 BEGIN;
 UPDATE anyvod_tasks SET owner = 'regress_tasks_b' RETURNING status, started_at;
 COMMIT;
-CALL regress_tasks.wait_for('count(status) = 1 FROM anyvod_tasks');
+CALL regress_helpers.wait_for('count(status) = 1 FROM anyvod_tasks');
 SELECT owner, status, state FROM anyvod_tasks;
 BEGIN;
 UPDATE anyvod_tasks SET task_id = 'image-renamed' RETURNING status, started_at;
@@ -364,12 +317,12 @@ SET ROLE regress_tasks_a;
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('t3600000-server', 'regress_tasks_other'), ('t3600000-usage', 'anyapi');
 RESET ROLE;
 INSERT INTO anyvod_tasks (task_id) VALUES ('t3600000-stays');
-CALL regress_tasks.wait_for('count(status) = 4 FROM anyvod_tasks');
+CALL regress_helpers.wait_for('count(status) = 4 FROM anyvod_tasks');
 REVOKE USAGE ON FOREIGN SERVER anyapi FROM regress_tasks_a, regress_tasks_gone;
 DROP ROLE regress_tasks_gone;
 DROP SERVER regress_tasks_other;
 INSERT INTO anyvod_tasks (task_id, server) VALUES ('image-server', 'regress_tasks_other');
-CALL regress_tasks.wait_for('count(error_code) = 4 FROM anyvod_tasks');
+CALL regress_helpers.wait_for('count(error_code) = 4 FROM anyvod_tasks');
 CALL regress_tasks.wait_for_questions('t3600000-stays', 3);
 SELECT task_id, state, status, error_code, error_message FROM anyvod_tasks ORDER BY 1;
 CREATE SERVER regress_tasks_other FOREIGN DATA WRAPPER anyvod OPTIONS (base_url :'base_url');
@@ -393,7 +346,7 @@ ROLLBACK TO s;
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-committed');
 COMMIT;
 CALL regress_tasks.wait_until_settled();
-SELECT task_id, state, regress_tasks.asked('image-rolled-back') + regress_tasks.asked('image-savepoint') AS asked FROM anyvod_tasks;
+SELECT task_id, state, regress_helpers.asked('image-rolled-back') + regress_helpers.asked('image-savepoint') AS asked FROM anyvod_tasks;
 ALTER TABLE anyvod_tasks DISABLE TRIGGER USER;
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-woken');
 ALTER TABLE anyvod_tasks ENABLE TRIGGER anyvod_tasks_turned;
@@ -457,8 +410,8 @@ DELETE FROM anyvod_tasks;
 -- Dropped while tasks run, and created again: the worker serves the new table
 --
 INSERT INTO anyvod_tasks (task_id) VALUES ('t3600000-dropped');
-CALL regress_tasks.wait_for('count(status) = 1 FROM anyvod_tasks');
-SELECT regress_tasks.trouble('DROP TABLE anyvod_tasks');
+CALL regress_helpers.wait_for('count(status) = 1 FROM anyvod_tasks');
+SELECT regress_helpers.trouble('DROP TABLE anyvod_tasks');
 DROP EXTENSION anyvod CASCADE;
 SELECT count(*) FROM pg_proc WHERE proname LIKE 'anyvod%';
 CREATE EXTENSION anyvod;
@@ -476,15 +429,15 @@ DELETE FROM anyvod_tasks;
 SET ROLE regress_tasks_a;
 CREATE TEMP TABLE regress_tasks_mine (state text, settled_at text);
 INSERT INTO regress_tasks_mine VALUES ('pending');
-SELECT regress_tasks.trouble('CREATE TRIGGER mine BEFORE UPDATE ON regress_tasks_mine FOR EACH ROW EXECUTE FUNCTION anyvod_tasks_turned()');
-SELECT regress_tasks.trouble('CREATE TRIGGER mine AFTER UPDATE ON regress_tasks_mine FOR EACH ROW EXECUTE FUNCTION anyvod_tasks_changed()');
+SELECT regress_helpers.trouble('CREATE TRIGGER mine BEFORE UPDATE ON regress_tasks_mine FOR EACH ROW EXECUTE FUNCTION anyvod_tasks_turned()');
+SELECT regress_helpers.trouble('CREATE TRIGGER mine AFTER UPDATE ON regress_tasks_mine FOR EACH ROW EXECUTE FUNCTION anyvod_tasks_changed()');
 RESET ROLE;
 CREATE TRIGGER regress_tasks_super BEFORE UPDATE ON regress_tasks_mine FOR EACH ROW EXECUTE FUNCTION anyvod_tasks_turned();
-SELECT left(regress_tasks.trouble($$UPDATE regress_tasks_mine SET state = 'done'$$), 5);
+SELECT left(regress_helpers.trouble($$UPDATE regress_tasks_mine SET state = 'done'$$), 5);
 DROP TABLE regress_tasks_mine;
 
 DROP SERVER anyapi;
-DROP SCHEMA regress_tasks CASCADE;
+DROP SCHEMA regress_helpers, regress_tasks CASCADE;
 DROP ROLE regress_tasks_a, regress_tasks_b;
 ALTER SYSTEM RESET anyvod.poll_floor;
 ALTER DATABASE :"db" RESET anyvod.detection_delay;

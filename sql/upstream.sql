@@ -13,20 +13,9 @@ CREATE ROLE regress_upstream_user;
 GRANT pg_read_server_files TO regress_upstream_reader;
 GRANT USAGE ON FOREIGN DATA WRAPPER anyvod TO regress_upstream_owner;
 
--- what a command raises
-CREATE FUNCTION pg_temp.trouble(command text) RETURNS text
-LANGUAGE plpgsql AS $$
-DECLARE
-	message text; detail text; hint text;
-BEGIN
-	EXECUTE command;
-	RETURN 'ok';
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
-		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	RETURN concat(SQLSTATE, ' ', message, E'\n  DETAIL ' || nullif(detail, ''),
-				  E'\n  HINT ' || nullif(hint, ''));
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
 
 -- what a new server with this one option raises
 CREATE FUNCTION pg_temp.server(option text, value text) RETURNS text
@@ -34,7 +23,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	result text;
 BEGIN
-	result := pg_temp.trouble(format(
+	result := regress_helpers.trouble(format(
 		'CREATE SERVER upstream_try FOREIGN DATA WRAPPER anyvod OPTIONS (%I %L)',
 		option, value));
 	DROP SERVER IF EXISTS upstream_try;
@@ -45,7 +34,7 @@ END $$;
 CREATE FUNCTION pg_temp.ask(server name) RETURNS text
 LANGUAGE plpgsql AS $$
 BEGIN
-	RETURN split_part(pg_temp.trouble(
+	RETURN split_part(regress_helpers.trouble(
 		format('SELECT anyvod_query(%L, %L)', 'task-1', server)), ' ', 1);
 END $$;
 
@@ -144,7 +133,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	result text;
 BEGIN
-	result := pg_temp.trouble(format(
+	result := regress_helpers.trouble(format(
 		'CREATE USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (%I %L)',
 		option, value));
 	DROP USER MAPPING IF EXISTS FOR PUBLIC SERVER upstream;
@@ -175,20 +164,20 @@ DROP USER MAPPING FOR PUBLIC SERVER upstream;
 --
 -- Which server, and who may use it
 --
-SELECT pg_temp.trouble($$SELECT anyvod_query('task-1', 'no such server')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'no such server')$$);
 CREATE FOREIGN DATA WRAPPER upstream_other;
 CREATE FOREIGN DATA WRAPPER upstream_lookalike VALIDATOR anyvod_fdw_validator;
 CREATE SERVER upstream_other FOREIGN DATA WRAPPER upstream_other
 	OPTIONS (base_url 'file:///etc/passwd');
 CREATE SERVER upstream_lookalike FOREIGN DATA WRAPPER upstream_lookalike;
-SELECT pg_temp.trouble($$SELECT anyvod_query('task-1', 'upstream_other')$$);
-SELECT pg_temp.trouble($$SELECT anyvod_query('task-1', 'upstream_lookalike')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream_other')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream_lookalike')$$);
 DROP FOREIGN DATA WRAPPER upstream_other, upstream_lookalike CASCADE;
 
 SELECT pg_temp.ask('upstream');
 SET ROLE regress_upstream_user;
 CREATE SERVER upstream_mine FOREIGN DATA WRAPPER anyvod;
-SELECT pg_temp.trouble($$SELECT anyvod_query('task-1', 'upstream')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream')$$);
 RESET ROLE;
 GRANT USAGE ON FOREIGN SERVER upstream TO regress_upstream_user;
 SET ROLE regress_upstream_user;
@@ -236,7 +225,7 @@ DECLARE
 BEGIN
 	EXECUTE format('CREATE USER MAPPING FOR PUBLIC SERVER upstream '
 				   'OPTIONS (api_key_file %L)', path);
-	result := pg_temp.trouble($q$SELECT anyvod_query('task-1', 'upstream')$q$);
+	result := regress_helpers.trouble($q$SELECT anyvod_query('task-1', 'upstream')$q$);
 	DROP USER MAPPING FOR PUBLIC SERVER upstream;
 	IF position('hunter2' in result) > 0 THEN
 		RAISE EXCEPTION 'a message quotes the key: %', result;
@@ -260,7 +249,7 @@ DECLARE
 BEGIN
 	EXECUTE format('CREATE SERVER upstream_try FOREIGN DATA WRAPPER anyvod '
 				   'OPTIONS (base_url %L, ca_file %L)', 'http://127.0.0.1:1', path);
-	result := pg_temp.trouble($q$SELECT anyvod_query('task-1', 'upstream_try')$q$);
+	result := regress_helpers.trouble($q$SELECT anyvod_query('task-1', 'upstream_try')$q$);
 	DROP SERVER upstream_try;
 	IF result ~ '^HV00N ' THEN
 		RETURN 'ok';
@@ -318,7 +307,7 @@ DROP USER MAPPING FOR regress_upstream_user SERVER upstream;
 CREATE USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (api_key_file :'key_file');
 SELECT pg_temp.ask('upstream');
 ALTER SERVER upstream OWNER TO regress_upstream_owner;
-SELECT pg_temp.trouble($$SELECT anyvod_query('task-1', 'upstream')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream')$$);
 GRANT pg_read_server_files TO regress_upstream_owner;
 SELECT pg_temp.ask('upstream');
 REVOKE pg_read_server_files FROM regress_upstream_owner;
@@ -357,13 +346,14 @@ DROP SERVER upstream;
 -- Task ids: what is good fails only for want of the server
 --
 SELECT to_json(left(id, 40)) || ': ' ||
-	pg_temp.trouble(format('SELECT anyvod_query(%L, %L)', id, 'upstream'))
+	regress_helpers.trouble(format('SELECT anyvod_query(%L, %L)', id, 'upstream'))
 FROM unnest(ARRAY['251000800-AigcVideoTask-0af3t', 'A.b_C-9', '...', '.a', repeat('x', 256),
 	'', '.', '..', repeat('x', 257), 'a/b', '../a', 'a?b', 'a#b', 'a%2e', 'a b',
 	E'a\nb', repeat('/', 64), repeat('/', 65)])
 	WITH ORDINALITY v(id, n) ORDER BY n;
-SELECT pg_temp.trouble(format('SELECT anyvod_query(%L, %L)', 'a' || chr(233), 'upstream'));
+SELECT regress_helpers.trouble(format('SELECT anyvod_query(%L, %L)', 'a' || chr(233), 'upstream'));
 
 COPY (SELECT WHERE false) TO PROGRAM 'cat; rm -rf anyvod_upstream';
+DROP SCHEMA regress_helpers CASCADE;
 REVOKE ALL ON FOREIGN DATA WRAPPER anyvod FROM regress_upstream_owner;
 DROP ROLE regress_upstream_owner, regress_upstream_reader, regress_upstream_user;

@@ -25,94 +25,65 @@ GRANT USAGE ON FOREIGN SERVER anyapi TO regress_wait_a;
 CREATE SCHEMA regress_wait;
 GRANT USAGE ON SCHEMA regress_wait TO PUBLIC;
 
--- what the simulator says at one of its own paths, which it does not count
-CREATE TABLE regress_wait.heard (line text);
-CREATE FUNCTION regress_wait.simulator(path text) RETURNS jsonb
-LANGUAGE plpgsql AS $$
-DECLARE
-	base_url text := (SELECT option_value FROM pg_foreign_server,
-					  pg_options_to_table(srvoptions)
-					  WHERE srvname = 'anyapi' AND option_name = 'base_url');
-BEGIN
-	DELETE FROM regress_wait.heard;
-	EXECUTE format('COPY regress_wait.heard FROM PROGRAM %L '
-				   '(FORMAT csv, QUOTE e''\x01'', DELIMITER e''\x02'')',
-				   format('curl -s --noproxy "*" "%s%s"', base_url, path));
-	RETURN (SELECT string_agg(line, '')::jsonb FROM regress_wait.heard);
-END $$;
-CREATE FUNCTION regress_wait.asked(task_id text) RETURNS integer
-RETURN (regress_wait.simulator('/_stats?task=' || task_id) ->> 'requests')::integer;
-SELECT regress_wait.simulator('/_reset') IS NOT NULL AS reset;
-
--- what a command raises
-CREATE FUNCTION regress_wait.trouble(command text) RETURNS text
-LANGUAGE plpgsql AS $$
-DECLARE
-	message text; detail text; hint text;
-BEGIN
-	EXECUTE command;
-	RETURN 'ok';
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT,
-		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	RETURN concat(SQLSTATE, ' ', message, E'\n  DETAIL ' || nullif(detail, ''),
-				  E'\n  HINT ' || nullif(hint, ''));
-END $$;
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set helpers :abs_srcdir '/sql/helpers.psql'
+\i :helpers
+SELECT regress_helpers.reset() AS reset;
 
 --
 -- Tasks that are not tracked are asked for until they have ended
 --
 SELECT state, status, progress, file_url IS NOT NULL FROM anyvod_wait('image-w');
 SELECT state, status, progress, file_url IS NOT NULL FROM anyvod_wait('video-t600-progress-w');
-SELECT regress_wait.asked('video-t600-progress-w') BETWEEN 3 AND 15;
+SELECT regress_helpers.asked('video-t600-progress-w') BETWEEN 3 AND 15;
 SELECT (anyvod_wait(NULL)) IS NULL;
 -- trouble that passes
 SELECT state FROM anyvod_wait('http503-x1-w');
 SELECT state FROM anyvod_wait('reset-x1-w');
 SELECT state FROM anyvod_wait('http429-x1-w');
 -- a failed task
-SELECT regress_wait.trouble($$SELECT anyvod_wait('fail-extModerationFailed-w')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('abort-t200-w')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('fail-extModerationFailed-w')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('abort-t200-w')$$);
 -- trouble that does not pass
-SELECT regress_wait.trouble($$SELECT anyvod_wait('http404-w')$$);
-SELECT split_part(regress_wait.trouble($$SELECT anyvod_wait('http401-w')$$), E'\n', 1);
-SELECT split_part(regress_wait.trouble($$SELECT anyvod_wait('huge17000000-w')$$), E'\n', 1);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('http404-w')$$);
+SELECT split_part(regress_helpers.trouble($$SELECT anyvod_wait('http401-w')$$), E'\n', 1);
+SELECT split_part(regress_helpers.trouble($$SELECT anyvod_wait('huge17000000-w')$$), E'\n', 1);
 -- not in time
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-w', '300 ms')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-wait100000-w', '300 ms')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('delay20000-w', '100 ms')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('http500-w', '100 ms')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('unknown-w', '100 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-jump42-w', '300 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-wait100000-w', '300 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('delay20000-w', '100 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('http500-w', '100 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('unknown-w', '100 ms')$$);
 -- Retry-After is honoured: after the first no other question
-SELECT regress_wait.trouble($$SELECT anyvod_wait('http429-ra30-w', '1500 ms')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('http503-ra30-w', '1500 ms')$$);
-SELECT regress_wait.asked('http429-ra30-w'), regress_wait.asked('http503-ra30-w');
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('http429-ra30-w', '1500 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('http503-ra30-w', '1500 ms')$$);
+SELECT regress_helpers.asked('http429-ra30-w'), regress_helpers.asked('http503-ra30-w');
 -- statement_timeout is PostgreSQL's own
 SET statement_timeout = '200 ms';
 SELECT anyvod_wait('t100000-w');
 RESET statement_timeout;
 -- arguments
-SELECT regress_wait.trouble($$SELECT anyvod_wait('../w')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('image-w', '-1 s')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('image-w', server => 'nowhere')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('../w')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('image-w', '-1 s')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('image-w', server => 'nowhere')$$);
 SET ROLE regress_wait_b;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('image-w')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('image-w')$$);
 RESET ROLE;
 
 --
 -- Tracked rows: the worker asks, and the session reads its row
 --
-SELECT regress_wait.simulator('/_reset') IS NOT NULL AS reset;
+SELECT regress_helpers.reset() AS reset;
 INSERT INTO anyvod_tasks (task_id) VALUES ('video-t500-progress-r'), ('fail-t300-r'), ('t100000-jump42-r');
 CREATE TABLE regress_wait.result AS SELECT w FROM anyvod_wait('video-t500-progress-r') AS w;
 SELECT (w).state, (w).status, (w).progress, w = (status, progress, file_url, expire_time,
 	state, error_code, error_message)::anyvod_result AS is_the_rows
 FROM regress_wait.result, anyvod_tasks WHERE task_id = 'video-t500-progress-r';
 SELECT state FROM anyvod_wait('video-t500-progress-r');
-SELECT regress_wait.asked('video-t500-progress-r')
+SELECT regress_helpers.asked('video-t500-progress-r')
 	= (SELECT polls FROM anyvod_tasks WHERE task_id = 'video-t500-progress-r') AS asked_by_the_worker_alone;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('fail-t300-r')$$);
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '500 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('fail-t300-r')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-jump42-r', '500 ms')$$);
 SET statement_timeout = '200 ms';
 SELECT anyvod_wait('t100000-jump42-r');
 RESET statement_timeout;
@@ -125,19 +96,19 @@ ROLLBACK;
 SELECT state FROM anyvod_wait('video-t500-progress-r', server => 'regress_wait_other');
 -- a row of another role is not seen
 SET ROLE regress_wait_a;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '200 ms')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-jump42-r', '200 ms')$$);
 RESET ROLE;
 -- a snapshot that never changes
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '2 s')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-jump42-r', '2 s')$$);
 SELECT state FROM anyvod_wait('image-w');
 ROLLBACK;
 BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r', '2 s')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-jump42-r', '2 s')$$);
 ROLLBACK;
 -- abandoned
 UPDATE anyvod_tasks SET state = 'abandoned', error_code = 'InternalError' WHERE task_id = 't100000-jump42-r';
-SELECT regress_wait.trouble($$SELECT anyvod_wait('t100000-jump42-r')$$);
+SELECT regress_helpers.trouble($$SELECT anyvod_wait('t100000-jump42-r')$$);
 DELETE FROM anyvod_tasks;
 
 --
@@ -173,7 +144,7 @@ RESET default_transaction_isolation;
 BEGIN;
 CALL anyvod_wait_all('{fail-t400-all}', '1 s');
 ROLLBACK;
-SELECT regress_wait.trouble($$CALL anyvod_wait_all('{fail-t400-all}', '1 s')$$);
+SELECT regress_helpers.trouble($$CALL anyvod_wait_all('{fail-t400-all}', '1 s')$$);
 CALL anyvod_wait_all('{fail-t400-all,NULL}', '1 s');
 CALL anyvod_wait_all(NULL, '1 s');
 CALL anyvod_wait_all('{fail-t400-all}', NULL);
@@ -190,6 +161,6 @@ ALTER SYSTEM RESET anyvod.poll_floor;
 SELECT pg_reload_conf();
 DROP SERVER regress_wait_other;
 DROP SERVER anyapi CASCADE;
-DROP SCHEMA regress_wait CASCADE;
+DROP SCHEMA regress_helpers, regress_wait CASCADE;
 DROP ROLE regress_wait_a;
 DROP ROLE regress_wait_b;
