@@ -97,25 +97,39 @@ lister_next(void)
 	return QUEUE_NEVER;
 }
 
-static void
-lister_on_row(const TrackerListed *row, void *arg)
+/* A page of a listing. */
+typedef struct ListerPage
 {
-	int64		now = *(int64 *) arg;
-	QueueTask  *task = queue_find(row->task_id);
+	int64		now;
+	ListerVisit visit;
+} ListerPage;
 
-	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
-		return;					/* the table's owner has dropped its check */
-	if (task == NULL)
-	{
-		(void) queue_add(row->task_id, row->server, row->owner,
-						 row->created_at, now);
-		return;
-	}
+/* A task is known already; its row may be another than before. */
+static void
+lister_note_row(QueueTask *task, const TrackerListed *row, int64 now)
+{
 	task->created_at = row->created_at;
 	if (task->queued && !queue_is_of(task, row->server, row->owner))
 		queue_move(task, row->server, row->owner, now);
 	else if (!row->answered)
 		queue_note_change(task, now);
+}
+
+static void
+lister_on_row(const TrackerListed *row, void *arg)
+{
+	ListerPage *page = arg;
+	QueueTask  *task = queue_find(row->task_id);
+
+	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
+		return;					/* the table's owner has dropped its check */
+	if (task != NULL)
+		lister_note_row(task, row, page->now);
+	else
+		task = queue_add(row->task_id, row->server, row->owner,
+						 row->created_at, page->now);
+	if (row->blank && task->queued && task->due <= page->now)
+		page->visit(task);
 }
 
 /*
@@ -166,16 +180,17 @@ lister_fit_page(int64 took)
  * when lister_next() says so.
  */
 TrackerOutcome
-lister_list(void)
+lister_list(ListerVisit visit)
 {
 	int64		begin = http_clock();
+	ListerPage	page = {begin, visit};
 	int64		now;
 	TrackerOutcome outcome;
 	bool		more;
 
 	if (!lister.listing)
 		lister_begin(begin);
-	outcome = tracker_list_page(lister.page_size, lister_on_row, &begin,
+	outcome = tracker_list_page(lister.page_size, lister_on_row, &page,
 								&more);
 	now = http_clock();
 	lister.time += now - begin;

@@ -10,7 +10,11 @@
 #ifndef ANYVOD_LISTER_H
 #define ANYVOD_LISTER_H
 
+#include "queue.h"
 #include "tracker.h"
+
+/* A task that is due, and of which its row says no more than the task. */
+typedef void (*ListerVisit)(const QueueTask *task);
 
 extern void lister_restart(void);
 extern void lister_note_news(void);
@@ -18,6 +22,6 @@ extern void lister_hold(int64 until);
 extern bool lister_is_done(void);
 extern bool lister_is_listing(void);
 extern int64 lister_next(void);
-extern TrackerOutcome lister_list(void);
+extern TrackerOutcome lister_list(ListerVisit visit);
 
 #endif							/* ANYVOD_LISTER_H */

@@ -76,7 +76,7 @@ settled_visit(SettledReading *reading, SPITupleTable *rows, int n)
 	bool		isnull[2];
 	size_t		len;
 
-	row.server = tracker_string(rows, n, 2);
+	row.server = tracker_name(rows, n, 2);
 	for (int i = 0; i < 2; i++)
 	{
 		texts[i] = tracker_string(rows, n, 3 + i);

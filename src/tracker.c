@@ -502,18 +502,31 @@ tracker_plan(TrackerPlan *plan, const char *sql, int nargs, Oid *types)
 	return plan->prepared;
 }
 
-/* A column of a fetched row as a C string, NULL for null. */
-char *
-tracker_string(SPITupleTable *rows, uint64 row, int column)
-{
-	return SPI_getvalue(rows->vals[row], rows->tupdesc, column);
-}
-
 /* A column of a fetched row as a value. */
 Datum
 tracker_value(SPITupleTable *rows, uint64 row, int column, bool *isnull)
 {
 	return SPI_getbinval(rows->vals[row], rows->tupdesc, column, isnull);
+}
+
+/* A column of type text of a fetched row, NULL for null. */
+char *
+tracker_string(SPITupleTable *rows, uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = tracker_value(rows, row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* A column of type name, likewise; it is there as long as the row is. */
+const char *
+tracker_name(SPITupleTable *rows, uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = tracker_value(rows, row, column, &isnull);
+
+	return isnull ? NULL : NameStr(*DatumGetName(value));
 }
 
 
@@ -549,7 +562,10 @@ tracker_list_sql(bool answered)
 					" server::pg_catalog.name,"
 					" owner::pg_catalog.name,"
 					" created_at::pg_catalog.timestamptz,"
-					" status::pg_catalog.text"
+					" status::pg_catalog.text,"
+					" status IS NULL AND progress IS NULL"
+					" AND task_type IS NULL AND model IS NULL"
+					" AND error_code IS NULL AND started_at IS NULL"
 					" FROM %s.anyvod_tasks"
 					" WHERE state = 'pending'"
 					" AND server IS NOT NULL AND owner IS NOT NULL"
@@ -611,11 +627,12 @@ tracker_list_body(void *arg)
 		bool		isnull;
 
 		row.task_id = tracker_string(rows, i, 1);
-		row.server = tracker_string(rows, i, 2);
-		row.owner = tracker_string(rows, i, 3);
+		row.server = tracker_name(rows, i, 2);
+		row.owner = tracker_name(rows, i, 3);
 		row.created_at =
 			DatumGetTimestampTz(tracker_value(rows, i, 4, &isnull));
 		row.answered = status != NULL;
+		row.blank = DatumGetBool(tracker_value(rows, i, 6, &isnull));
 		listing->visit(&row, listing->arg);
 		if (i == listing->listed - 1)
 			tracker_set_position(status, row.task_id);
@@ -745,8 +762,8 @@ tracker_confirm_body(void *arg)
 		bool		isnull;
 
 		row.task_id = tracker_string(rows, i, 1);
-		row.server = tracker_string(rows, i, 2);
-		row.owner = tracker_string(rows, i, 3);
+		row.server = tracker_name(rows, i, 2);
+		row.owner = tracker_name(rows, i, 3);
 		row.status = tracker_string(rows, i, 4);
 		row.progress = DatumGetInt32(tracker_value(rows, i, 5, &isnull));
 		if (isnull)
@@ -780,6 +797,41 @@ tracker_confirm(const char **task_ids, int n, TrackerRowVisit visit,
 						  tracker_confirm_body, &confirming, &error);
 	if (outcome == TRACKER_FAILED)
 		tracker_log("read pending tasks", error);
+	return outcome;
+}
+
+typedef struct TrackerVisiting
+{
+	const TrackerRow *rows;
+	int			n;
+	TrackerRowVisit visit;
+	void	   *arg;
+} TrackerVisiting;
+
+static void
+tracker_visit_body(void *arg)
+{
+	TrackerVisiting *visiting = arg;
+
+	for (int i = 0; i < visiting->n; i++)
+		visiting->visit(&visiting->rows[i], visiting->arg);
+}
+
+/*
+ * Visit rows that a listing has just found, as tracker_confirm() does, and
+ * do not read them again.
+ */
+TrackerOutcome
+tracker_visit(const TrackerRow *rows, int n, TrackerRowVisit visit, void *arg)
+{
+	TrackerVisiting visiting = {rows, n, visit, arg};
+	TrackerOutcome outcome;
+	ErrorData  *error;
+
+	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
+						  tracker_visit_body, &visiting, &error);
+	if (outcome == TRACKER_FAILED)
+		tracker_log("ask for pending tasks", error);
 	return outcome;
 }
 

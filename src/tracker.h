@@ -38,6 +38,7 @@ typedef struct TrackerListed
 	const char *owner;
 	TimestampTz created_at;
 	bool		answered;		/* there has been an answer about it */
+	bool		blank;			/* nothing is known of its task */
 } TrackerListed;
 
 /* A pending row that is about to be asked for.  Strings are null if SQL's. */
@@ -99,6 +100,8 @@ extern TrackerOutcome tracker_list_page(int max, TrackerListedVisit visit,
 										void	   *arg, bool *more);
 extern TrackerOutcome tracker_confirm(const char **task_ids, int n,
 									  TrackerRowVisit visit, void *arg);
+extern TrackerOutcome tracker_visit(const TrackerRow *rows, int n,
+									TrackerRowVisit visit, void *arg);
 extern bool tracker_settles(const TrackerChange *change);
 extern TrackerOutcome tracker_write(TrackerChange **changes, int n,
 									int time_limit);
@@ -113,6 +116,7 @@ extern const char *tracker_get_schema(void);
 extern SPIPlanPtr tracker_plan(TrackerPlan *plan, const char *sql, int nargs,
 							   Oid *types);
 extern char *tracker_string(SPITupleTable *rows, uint64 row, int column);
+extern const char *tracker_name(SPITupleTable *rows, uint64 row, int column);
 extern Datum tracker_value(SPITupleTable *rows, uint64 row, int column,
 						   bool *isnull);
 

@@ -5,10 +5,10 @@
  *		them and writes what was learned.
  *
  * A turn of the loop takes the tasks that are due, confirms in one short
- * read-only transaction that their rows are still pending, and starts
- * requests; waits, with no transaction open, until something happens; reads
- * the answers that have come; and writes what they change in one transaction.
- * An answer that changes nothing is not written.
+ * read-only transaction that their rows are still pending (unless it has just
+ * found them), and starts requests; waits, with no transaction open, until
+ * something happens; reads the answers that have come; and writes what they
+ * change in one transaction.  An answer that changes nothing is not written.
  *
  * What is kept in memory between turns is in queue.c, and may be lost at any
  * time: the table is the truth, and asking twice is as good as asking once.
@@ -66,6 +66,12 @@
 #define WORKER_ROUND_PAUSE (SECOND / 250)
 
 /*
+ * Rows that are found in a turn and asked for in it without being read again:
+ * few, since it is their delay that this is for.
+ */
+#define WORKER_FOUND 32
+
+/*
  * Look again at a locked table after this, and at one that could not be read
  * at all after twice as long each time.
  */
@@ -112,6 +118,8 @@ static struct
 	int			in_flight;		/* when the last round was over */
 	bool		full;			/* then only answers make more due so soon */
 	bool		absent;			/* the table is not there */
+	int			nfound;			/* tasks whose rows this turn has found */
+	const QueueTask *found[WORKER_FOUND];
 } worker;
 
 
@@ -153,6 +161,14 @@ worker_forget_task(QueueTask *task, const Answer *answer)
  * Listing
  */
 
+/* The row of a task that is due has been found. */
+static void
+worker_on_found(const QueueTask *task)
+{
+	if (worker.nfound < WORKER_FOUND)
+		worker.found[worker.nfound++] = task;
+}
+
 /* Look for rows that are not known yet. */
 static void
 worker_list(void)
@@ -164,7 +180,7 @@ worker_list(void)
 	if (lister_next() > http_clock())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
-	outcome = lister_list();
+	outcome = lister_list(worker_on_found);
 	if (queue_size() > known)
 		worker.round_at = 0;
 	wait = worker_note_outcome(outcome);
@@ -357,18 +373,62 @@ worker_by_account(const void *a, const void *b)
 	return (account_a > account_b) - (account_a < account_b);
 }
 
+/* Have the rows of all these tasks been found in this turn? */
+static bool
+worker_has_found(QueueTask **tasks, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		int			j = 0;
+
+		while (j < worker.nfound && worker.found[j] != tasks[i])
+			j++;
+		if (j == worker.nfound)
+			return false;
+	}
+	return true;
+}
+
+/* See to tasks whose rows have just been found: nothing else is in them. */
+static TrackerOutcome
+worker_visit_found(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
+{
+	TrackerRow	rows[WORKER_FOUND];
+
+	for (int i = 0; i < n; i++)
+		rows[i] = (TrackerRow){
+			.task_id = tasks[i]->task_id,
+			.server = NameStr(tasks[i]->account->server_name),
+			.owner = NameStr(tasks[i]->account->owner),
+			.progress = -1,
+			.created_at = tasks[i]->created_at,
+		};
+	return tracker_visit(rows, n, visit, arg);
+}
+
+/* Read the rows of tasks, and see to them. */
+static TrackerOutcome
+worker_confirm(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
+{
+	const char *task_ids[WORKER_ROUND];
+
+	for (int i = 0; i < n; i++)
+		task_ids[i] = tasks[i]->task_id;
+	return tracker_confirm(task_ids, n, visit, arg);
+}
+
 /* Read the rows of the tasks that were taken, and see to them. */
 static void
 worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
 {
-	const char *task_ids[WORKER_ROUND];
 	TrackerOutcome outcome;
 
 	qsort(tasks, n, sizeof(QueueTask *), worker_by_account);
-	for (int i = 0; i < n; i++)
-		task_ids[i] = tasks[i]->task_id;
 	pgstat_report_activity(STATE_RUNNING, "reading tasks that are due");
-	outcome = tracker_confirm(task_ids, n, visit, arg);
+	if (n <= worker.nfound && worker_has_found(tasks, n))
+		outcome = worker_visit_found(tasks, n, visit, arg);
+	else
+		outcome = worker_confirm(tasks, n, visit, arg);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	worker_settle_round(tasks, n, outcome);
 }
@@ -758,13 +818,14 @@ worker_turn(void)
 {
 	long		timeout = -1;
 
+	worker.nfound = 0;			/* they may have changed during the wait */
 	worker_note_news();
 	worker_watch_files();
-	worker_list();
 	worker_read();
 	worker_write();
 	worker_expire();
 	worker_give_up();
+	worker_list();				/* its rows are asked for before they change */
 	if (worker.news.turn_over)
 		worker_end_turn();
 	else if (worker_ask())
