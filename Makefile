@@ -59,6 +59,7 @@ OBJS = \
 	src/stat_schedule.o \
 	src/target.o \
 	src/tracker.o \
+	src/tree.o \
 	src/trigger.o \
 	src/upstream.o \
 	src/value.o \

@@ -25,6 +25,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/latch.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"
@@ -107,6 +108,23 @@ compat_wait_event(const char *name)
 	return PG_WAIT_EXTENSION;
 #endif
 }
+
+/* A jsonb value that is being made; "result" is it when it is complete (19). */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState CompatJsonbState;
+
+#define compat_jsonb_push(state, token, value) \
+	pushJsonbValue(state, token, value)
+#else
+typedef struct CompatJsonbState
+{
+	JsonbParseState *parse;
+	JsonbValue *result;
+} CompatJsonbState;
+
+#define compat_jsonb_push(state, token, value) \
+	((state)->result = pushJsonbValue(&(state)->parse, token, value))
+#endif
 
 #endif							/* !FRONTEND */
 

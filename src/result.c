@@ -27,6 +27,7 @@
 
 #include "result.h"
 #include "signature.h"
+#include "tree.h"
 
 /* Bytes that are converted at once. */
 #define RESULT_CHUNK 65536
@@ -130,6 +131,20 @@ result_to_utf8(const char *text, size_t len, size_t *utf8_len)
 	return out.data;
 }
 
+/* Read an answer as jsonb. */
+static Datum
+result_read_jsonb(const Answer *answer)
+{
+	Datum		result;
+	char	   *json;
+
+	if (result_is_utf8() &&
+		tree_make(answer->json, answer->json_len, &result))
+		return result;
+	json = result_cstring(answer->json, answer->json_len);
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+}
+
 /*
  * The whole answer as jsonb; false if jsonb cannot hold it, a number of
  * 200,000 digits for one, and then why.
@@ -142,13 +157,11 @@ result_try_jsonb(const Answer *answer, Datum *result, char **why)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool ok = true;
-	char	   *json;
 
 	Assert(answer->json != NULL);
-	json = result_cstring(answer->json, answer->json_len);
 	PG_TRY();
 	{
-		*result = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+		*result = result_read_jsonb(answer);
 	}
 	PG_CATCH();
 	{
