@@ -111,6 +111,15 @@ tree_field_start(void *state, char *name, bool isnull)
 	COMPAT_JSON_DONE;
 }
 
+static Numeric
+tree_number(char *token)
+{
+	return DatumGetNumeric(DirectFunctionCall3(numeric_in,
+											   CStringGetDatum(token),
+											   ObjectIdGetDatum(InvalidOid),
+											   Int32GetDatum(-1)));
+}
+
 /* The parser is behind the value. */
 static CompatJsonResult
 tree_scalar(void *state, char *token, JsonTokenType type)
@@ -126,11 +135,7 @@ tree_scalar(void *state, char *token, JsonTokenType type)
 			break;
 		case JSON_TOKEN_NUMBER:
 			value.type = jbvNumeric;
-			value.val.numeric =
-				DatumGetNumeric(DirectFunctionCall3(numeric_in,
-													CStringGetDatum(token),
-													ObjectIdGetDatum(InvalidOid),
-													Int32GetDatum(-1)));
+			value.val.numeric = tree_number(token);
 			break;
 		case JSON_TOKEN_TRUE:
 		case JSON_TOKEN_FALSE:

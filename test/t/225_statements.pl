@@ -4,21 +4,18 @@
 use strict;
 use warnings;
 
+use AnyvodStatements;
 use AnyvodTest;
 use Test::More;
 
 my $tasks = 300;
 my $simulator = start_simulator(keys => ['sk-statements']);
-my $node = anyvod_node(
+my $node = counting_node(
 	'statements',
 	simulator => $simulator,
 	api_key => 'sk-statements',
 	options => "rate_limit '5000'",
-	preload => 0,
 	conf => <<'END');
-shared_preload_libraries = 'pg_stat_statements, anyvod'
-pg_stat_statements.track = all
-autovacuum = off
 anyvod.detection_delay = 250ms
 anyvod.poll_floor = 50ms
 END
@@ -28,23 +25,6 @@ sub sql
 	my ($sql) = @_;
 
 	return $node->safe_psql('postgres', $sql);
-}
-
-if (sql("SELECT count(*) FROM pg_available_extensions WHERE name ="
-		. " 'pg_stat_statements'") == 0)
-{
-	plan skip_all => 'needs pg_stat_statements';
-}
-sql('CREATE EXTENSION pg_stat_statements');
-
-# How many statements of the worker there are, which runs them as the table's
-# owner, and how often they were run.
-sub statements
-{
-	return split /\|/, sql(<<'END');
-SELECT count(*), COALESCE(sum(calls), 0) FROM pg_stat_statements
-	WHERE userid = 'pg_database_owner'::regrole
-END
 }
 
 # Tasks that run unchanged
@@ -59,11 +39,11 @@ ok( poll_until(
 my $asked = $simulator->stats->{requests};
 ok(wait_until(sub { $simulator->stats->{requests} >= $asked + $tasks }),
 	'and are asked for');
-my ($kinds, $runs) = statements();
+my ($kinds, $runs) = statements_run($node);
 $asked = $simulator->stats->{requests};
 ok(wait_until(sub { $simulator->stats->{requests} >= $asked + 5 * $tasks }),
 	'five times more');
-my ($kinds_now, $runs_now) = statements();
+my ($kinds_now, $runs_now) = statements_run($node);
 measured('%d unchanged answers: %d statements, run %d times',
 	5 * $tasks, $kinds_now, $runs_now - $runs);
 cmp_ok($kinds_now, '>', 0, 'what the worker runs is seen');
@@ -92,12 +72,12 @@ sub else_ended
 	return wait_until(sub { 1000 * Time::HiRes::time() > $end });
 }
 ok(else_ended('image-t1000-else'), 'a second later');
-($kinds, $runs) = statements();
+($kinds, $runs) = statements_run($node);
 $simulator->{http}
   ->get($simulator->url . '/tencent-vod/v1/query/image-t3000-else',
 	{ headers => { Authorization => 'Bearer sk-statements' } });
 ok(else_ended('image-t3000-else'), 'and three more');
 isnt(worker_pid($node), '', 'there is a worker');
-is(join(' ', statements()), "$kinds $runs", 'which has run nothing');
+is(join(' ', statements_run($node)), "$kinds $runs", 'which has run nothing');
 
 done_testing();

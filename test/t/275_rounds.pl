@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 
+use AnyvodStatements;
 use AnyvodTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -15,16 +16,12 @@ plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
 my $pause = 4;
 
 my $simulator = start_simulator(keys => ['sk-rounds']);
-my $node = anyvod_node(
+my $node = counting_node(
 	'rounds',
 	simulator => $simulator,
 	api_key => 'sk-rounds',
 	options => "rate_limit '800', max_concurrency '1000'",
-	preload => 0,
 	conf => <<'END');
-shared_preload_libraries = 'pg_stat_statements, anyvod'
-pg_stat_statements.track = all
-autovacuum = off
 anyvod.idle_timeout = 1h
 anyvod.detection_delay = 25ms
 anyvod.poll_floor = 50ms
@@ -38,13 +35,6 @@ sub sql
 	return $node->safe_psql('postgres', $sql);
 }
 
-if (sql("SELECT count(*) FROM pg_available_extensions WHERE name ="
-		. " 'pg_stat_statements'") == 0)
-{
-	plan skip_all => 'needs pg_stat_statements';
-}
-sql('CREATE EXTENSION pg_stat_statements');
-
 # Track so many tasks of a server, which will run for long.
 sub track
 {
@@ -54,14 +44,6 @@ sub track
 		  . " SELECT 'image-t6000000-$server-' || i, '$server'"
 		  . " FROM generate_series(1, $count) AS i");
 	return;
-}
-
-# How often rows of tasks that are due have been read.
-sub rounds
-{
-	return sql('SELECT COALESCE(sum(calls), 0) FROM pg_stat_statements'
-		  . " WHERE query LIKE '%unnest(\$1) AS d (task_id)%'"
-		  . " AND userid = 'pg_database_owner'::regrole");
 }
 
 sub asked
@@ -121,9 +103,9 @@ track('anyapi', 80);
 ok( wait_until(
 		sub { $simulator->task_requests('image-t6000000-anyapi-80') > 0 }),
 	'tasks are asked for');
-my @begin = (clock_ms(), rounds(), asked());
+my @begin = (clock_ms(), rows_read($node), asked());
 ok(wait_until(sub { asked() >= $begin[2] + 2000 }), 'again and again');
-my @end = (asked(), rounds(), clock_ms());
+my @end = (asked(), rows_read($node), clock_ms());
 my $took = $end[2] - $begin[0];
 my $rounds = $end[1] - $begin[1];
 

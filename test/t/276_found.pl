@@ -5,20 +5,17 @@
 use strict;
 use warnings;
 
+use AnyvodStatements;
 use AnyvodTest;
 use Test::More;
 
 my $simulator = start_simulator(keys => ['sk-found']);
-my $node = anyvod_node(
+my $node = counting_node(
 	'found',
 	simulator => $simulator,
 	api_key => 'sk-found',
 	options => "max_concurrency '1', rate_limit '5000'",
-	preload => 0,
 	conf => <<'CONF');
-shared_preload_libraries = 'pg_stat_statements, anyvod'
-pg_stat_statements.track = all
-autovacuum = off
 anyvod.idle_timeout = 1h
 CONF
 
@@ -29,25 +26,11 @@ sub sql
 	return $node->safe_psql('postgres', $sql);
 }
 
-if (sql("SELECT count(*) FROM pg_available_extensions WHERE name ="
-		. " 'pg_stat_statements'") == 0)
-{
-	plan skip_all => 'needs pg_stat_statements';
-}
-sql('CREATE EXTENSION pg_stat_statements');
 sql(<<"SQL");
 CREATE SERVER other FOREIGN DATA WRAPPER anyvod
 	OPTIONS (base_url '@{[ $simulator->url ]}');
 CREATE USER MAPPING FOR PUBLIC SERVER other OPTIONS (api_key 'sk-wrong');
 SQL
-
-# How often rows of tasks that are due have been read.
-sub readings
-{
-	return sql('SELECT COALESCE(sum(calls), 0) FROM pg_stat_statements'
-		  . " WHERE query LIKE '%unnest(\$1) AS d (task_id)%'"
-		  . " AND userid = 'pg_database_owner'::regrole");
-}
 
 sub insert
 {
@@ -70,13 +53,13 @@ sub is_settled
 # what it finds before it is ready to ask.
 insert('image-first');
 ok(is_settled('image-first'), 'a worker runs');
-my $before = readings();
+my $before = rows_read($node);
 foreach my $i (1 .. 10)
 {
 	insert("image-new-$i");
 	ok(is_settled("image-new-$i"), "row $i is filled in");
 }
-is(readings(), $before, 'no row was read again');
+is(rows_read($node), $before, 'no row was read again');
 
 # Behind a question that takes its time there is no room for another
 insert('image-t60000-delay2000', map { "image-t60000-z$_" } 1 .. 4);
@@ -93,7 +76,7 @@ is( join(' ',
 	'0 0 0 0', 'none of the others was');
 ok(wait_until(sub { $simulator->task_requests('image-t60000-z4') > 0 }),
 	'then the last');
-cmp_ok(readings(), '>', $before, 'which was read again');
+cmp_ok(rows_read($node), '>', $before, 'which was read again');
 is($simulator->task_requests('image-t60000-z1'), 0,
 	'a row that was deleted meanwhile is not asked for');
 is($simulator->task_requests('image-t60000-z2'), 0,
