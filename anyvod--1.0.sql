@@ -231,7 +231,7 @@ ALTER TABLE @extschema@.anyvod_tasks
     ENABLE REPLICA TRIGGER anyvod_tasks_applied;
 
 -- A row that is to be asked for again starts anew; one that a user settles
--- gets its settled_at.
+-- gets its settled_at.  Which rows those are the function finds out.
 CREATE FUNCTION @extschema@.anyvod_tasks_turned()
 RETURNS trigger
 LANGUAGE C
@@ -241,13 +241,7 @@ REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_tasks_turned() FROM PUBLIC;
 CREATE TRIGGER anyvod_tasks_turned
     BEFORE UPDATE OF task_id, state, server, owner
     ON @extschema@.anyvod_tasks
-    FOR EACH ROW
-    WHEN ((NEW.state = 'pending'
-           AND (OLD.state <> 'pending' OR NEW.task_id <> OLD.task_id
-                OR NEW.server <> OLD.server OR NEW.owner <> OLD.owner))
-          OR (NEW.state <> 'pending' AND OLD.state = 'pending'
-              AND NEW.settled_at IS NULL))
-    EXECUTE FUNCTION @extschema@.anyvod_tasks_turned();
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.anyvod_tasks_turned();
 
 CREATE FUNCTION @extschema@.anyvod_wake()
 RETURNS void

@@ -137,46 +137,53 @@ anyvod_tasks_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/*
- * BEFORE UPDATE: a row that becomes pending, or is to be asked elsewhere, is
- * as if it had never been asked; one that a user settles has been settled
- * now.
- */
-Datum
-anyvod_tasks_turned(PG_FUNCTION_ARGS)
+/* Is a row pending? */
+static bool
+trigger_is_pending(HeapTuple row, TupleDesc desc)
+{
+	char	   *state = SPI_getvalue(row, desc, SPI_fnumber(desc, "state"));
+
+	return state != NULL && strcmp(state, "pending") == 0;
+}
+
+/* Does a column of two rows say the same? */
+static bool
+trigger_same(HeapTuple a, HeapTuple b, TupleDesc desc, const char *name)
+{
+	int			column = SPI_fnumber(desc, name);
+	char	   *text_a = SPI_getvalue(a, desc, column);
+	char	   *text_b = SPI_getvalue(b, desc, column);
+
+	return text_a == NULL || text_b == NULL ?
+		text_a == text_b :
+		strcmp(text_a, text_b) == 0;
+}
+
+/* A row that was pending is asked for as before. */
+static bool
+trigger_is_unturned(const TriggerData *trigger, TupleDesc desc)
+{
+	HeapTuple	old = trigger->tg_trigtuple;
+	HeapTuple	new = trigger->tg_newtuple;
+
+	return trigger_is_pending(old, desc) &&
+		trigger_same(old, new, desc, "task_id") &&
+		trigger_same(old, new, desc, "server") &&
+		trigger_same(old, new, desc, "owner");
+}
+
+/* The row without what was learned of its task. */
+static HeapTuple
+trigger_forget(HeapTuple row, TupleDesc desc)
 {
 	static const char *const learned[] = {
 		"status", "progress", "file_url", "expire_time", "error_code",
 		"error_message", "response", "started_at", "ended_at", "settled_at"
 	};
-	TriggerData *trigger = trigger_data(fcinfo);
-	TupleDesc	desc = trigger->tg_relation->rd_att;
 	int			columns[lengthof(learned)];
 	Datum		values[lengthof(learned)] = {0};
 	bool		nulls[lengthof(learned)];
-	int			settled_at = SPI_fnumber(desc, "settled_at");
-	int			state = SPI_fnumber(desc, "state");
-	char	   *label;
 
-	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
-		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
-		settled_at <= 0 || state <= 0 ||
-		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
-
-	label = SPI_getvalue(trigger->tg_newtuple, desc, state);
-	if (label != NULL && strcmp(label, "pending") != 0)
-	{
-		columns[0] = settled_at;
-		values[0] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-		nulls[0] = false;
-		return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
-														 desc, 1, columns,
-														 values, nulls));
-	}
 	for (int i = 0; i < (int) lengthof(learned); i++)
 	{
 		columns[i] = SPI_fnumber(desc, learned[i]);
@@ -188,9 +195,52 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 							learned[i]),
 					 errhint(SIGNATURE_HINT)));
 	}
-	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
-													 desc, lengthof(learned),
-													 columns, values, nulls));
+	return heap_modify_tuple_by_cols(row, desc, lengthof(learned), columns,
+									 values, nulls);
+}
+
+/*
+ * BEFORE UPDATE: a row that becomes pending, or is to be asked elsewhere, is
+ * as if it had never been asked; one that a user settles has been settled
+ * now.
+ *
+ * That is told here and not by a WHEN clause, which each UPDATE would have to
+ * read and prepare anew, at a tenth of what settling a single row takes.
+ */
+Datum
+anyvod_tasks_turned(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = trigger_data(fcinfo);
+	TupleDesc	desc = trigger->tg_relation->rd_att;
+	HeapTuple	row = trigger->tg_newtuple;
+	int			settled_at = SPI_fnumber(desc, "settled_at");
+	Datum		now =
+		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	bool		isnull;
+
+	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
+		settled_at <= 0 || SPI_fnumber(desc, "state") <= 0 ||
+		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
+
+	if (trigger_is_pending(row, desc))
+	{
+		if (!trigger_is_unturned(trigger, desc))
+			row = trigger_forget(row, desc);
+		return PointerGetDatum(row);
+	}
+	(void) SPI_getbinval(row, desc, settled_at, &isnull);
+	if (isnull && trigger_is_pending(trigger->tg_trigtuple, desc))
+	{
+		isnull = false;
+		row = heap_modify_tuple_by_cols(row, desc, 1, &settled_at, &now,
+										&isnull);
+	}
+	return PointerGetDatum(row);
 }
 
 /*
