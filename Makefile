@@ -33,6 +33,7 @@ OBJS = \
 	src/anyvod.o \
 	src/ask.o \
 	src/bar.o \
+	src/change.o \
 	src/document.o \
 	src/expire.o \
 	src/http.o \

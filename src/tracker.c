@@ -48,10 +48,11 @@
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "anyvod.h"
-#include "result.h"
+#include "change.h"
 #include "stat.h"
 #include "tracker.h"
 
@@ -81,69 +82,6 @@ static struct
 	Oid			table;
 	char		schema[2 * NAMEDATALEN + 2];	/* quoted */
 } tracker_found;
-
-/* Columns of a change, in the order of the parameters that write them. */
-typedef enum TrackerColumn
-{
-	COLUMN_N,
-	COLUMN_TASK_ID,
-	COLUMN_SERVER,
-	COLUMN_OWNER,
-	COLUMN_STATE,
-	COLUMN_STATUS,
-	COLUMN_PROGRESS,
-	COLUMN_FILE_URL,
-	COLUMN_EXPIRE_TIME,
-	COLUMN_TASK_TYPE,
-	COLUMN_MODEL,
-	COLUMN_ERROR_CODE,
-	COLUMN_ERROR_MESSAGE,
-	COLUMN_RESPONSE,
-	COLUMN_POLLS,
-	COLUMN_STARTED_AT,
-	COLUMN_ENDED_AT,
-	COLUMNS
-} TrackerColumn;
-
-typedef struct TrackerType
-{
-	Oid			type;
-	Oid			array;
-	int			len;
-	bool		byval;
-	char		align;
-} TrackerType;
-
-#define TYPE_INTEGER {INT4OID, INT4ARRAYOID, 4, true, TYPALIGN_INT}
-#define TYPE_TEXT {TEXTOID, TEXTARRAYOID, -1, false, TYPALIGN_INT}
-#define TYPE_JSONB {JSONBOID, JSONBARRAYOID, -1, false, TYPALIGN_INT}
-#define TYPE_TIMESTAMPTZ \
-	{TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE}
-
-static const struct
-{
-	const char *name;
-	TrackerType type;
-} tracker_columns[COLUMNS] = {
-	[COLUMN_N] = {"n", TYPE_INTEGER},
-	[COLUMN_TASK_ID] = {"task_id", TYPE_TEXT},
-	[COLUMN_SERVER] = {"server", TYPE_TEXT},
-	[COLUMN_OWNER] = {"owner", TYPE_TEXT},
-	[COLUMN_STATE] = {"state", TYPE_TEXT},
-	[COLUMN_STATUS] = {"status", TYPE_TEXT},
-	[COLUMN_PROGRESS] = {"progress", TYPE_INTEGER},
-	[COLUMN_FILE_URL] = {"file_url", TYPE_TEXT},
-	[COLUMN_EXPIRE_TIME] = {"expire_time", TYPE_TIMESTAMPTZ},
-	[COLUMN_TASK_TYPE] = {"task_type", TYPE_TEXT},
-	[COLUMN_MODEL] = {"model", TYPE_TEXT},
-	[COLUMN_ERROR_CODE] = {"error_code", TYPE_TEXT},
-	[COLUMN_ERROR_MESSAGE] = {"error_message", TYPE_TEXT},
-	[COLUMN_RESPONSE] = {"response", TYPE_JSONB},
-	[COLUMN_POLLS] = {"polls", TYPE_INTEGER},
-	[COLUMN_STARTED_AT] = {"started_at", TYPE_TIMESTAMPTZ},
-	[COLUMN_ENDED_AT] = {"ended_at", TYPE_TIMESTAMPTZ},
-};
-
 
 /*
  * Pin this process's settings that must not depend on what a role or database
@@ -847,13 +785,6 @@ typedef struct TrackerWriting
 	bool		notify;
 } TrackerWriting;
 
-/* One column of all changes. */
-typedef struct TrackerValues
-{
-	Datum	   *values;
-	bool	   *nulls;
-} TrackerValues;
-
 /* Does a change settle its row? */
 bool
 tracker_settles(const TrackerChange *change)
@@ -861,120 +792,30 @@ tracker_settles(const TrackerChange *change)
 	return strcmp(change->state, "pending") != 0;
 }
 
-static void
-tracker_put(TrackerValues *columns, TrackerColumn column, int row,
-			Datum		value, bool isnull)
-{
-	columns[column].values[row] = value;
-	columns[column].nulls[row] = isnull;
-}
-
-/* A string that may be null, from UTF-8. */
-static void
-tracker_put_text(TrackerValues *columns, TrackerColumn column, int row,
-				 const char *utf8)
-{
-	bool		isnull;
-	Datum		value = result_text(utf8, &isnull);
-
-	tracker_put(columns, column, row, value, isnull);
-}
-
-/* What the answer says of a change's row. */
-static void
-tracker_put_answer(TrackerValues *columns, int row,
-				   const TrackerChange *change)
-{
-	static const Answer nothing = {.progress = -1};
-	const Answer *answer = change->answer ? change->answer : &nothing;
-	bool		settles = tracker_settles(change);
-	bool		keep;
-
-	tracker_put_text(columns, COLUMN_STATUS, row, answer->status);
-	tracker_put(columns, COLUMN_PROGRESS, row,
-				Int32GetDatum(answer->progress), answer->progress < 0);
-	tracker_put_text(columns, COLUMN_FILE_URL, row, answer->file_url);
-	tracker_put(columns, COLUMN_EXPIRE_TIME, row,
-				TimestampTzGetDatum(answer->expire_time),
-				!answer->has_expire_time);
-	tracker_put_text(columns, COLUMN_TASK_TYPE, row, answer->task_type);
-	tracker_put_text(columns, COLUMN_MODEL, row, answer->model);
-	tracker_put(columns, COLUMN_STARTED_AT, row,
-				TimestampTzGetDatum(answer->started_at),
-				!answer->has_started_at);
-	tracker_put(columns, COLUMN_ENDED_AT, row,
-				TimestampTzGetDatum(answer->ended_at),
-				!answer->has_ended_at || !settles);
-	keep = settles && answer->json != NULL && !change->drop_response &&
-		answer->json_len <= TRACKER_MAX_RESPONSE;
-	tracker_put(columns, COLUMN_RESPONSE, row,
-				keep ? result_jsonb(answer) : (Datum) 0, !keep);
-}
-
-/* The changes as one array a column. */
-static void
-tracker_fill(TrackerValues *columns, TrackerChange **changes, int n)
-{
-	for (int i = 0; i < COLUMNS; i++)
-	{
-		columns[i].values = palloc(n * sizeof(Datum));
-		columns[i].nulls = palloc(n * sizeof(bool));
-	}
-	for (int row = 0; row < n; row++)
-	{
-		const TrackerChange *change = changes[row];
-		const Answer *answer = change->answer;
-		const char *code = change->error_code;
-		const char *message = change->error_message;
-
-		if (code == NULL && answer != NULL)
-		{
-			code = answer->error_code;
-			message = answer->error_message;
-		}
-		tracker_put(columns, COLUMN_N, row, Int32GetDatum(row), false);
-		tracker_put(columns, COLUMN_TASK_ID, row,
-					CStringGetTextDatum(change->task_id), false);
-		tracker_put(columns, COLUMN_SERVER, row,
-					CStringGetTextDatum(change->server), false);
-		tracker_put(columns, COLUMN_OWNER, row,
-					CStringGetTextDatum(change->owner), false);
-		tracker_put(columns, COLUMN_STATE, row,
-					CStringGetTextDatum(change->state), false);
-		tracker_put_text(columns, COLUMN_ERROR_CODE, row, code);
-		if (change->native && message != NULL)
-			tracker_put(columns, COLUMN_ERROR_MESSAGE, row,
-						CStringGetTextDatum(message), false);
-		else
-			tracker_put_text(columns, COLUMN_ERROR_MESSAGE, row, message);
-		tracker_put(columns, COLUMN_POLLS, row, Int32GetDatum(change->polls),
-					false);
-		tracker_put_answer(columns, row, change);
-	}
-}
-
-/* Changes as a relation, of which a single one goes without arrays. */
+/* Changes as a relation; a single one is the parameters. */
 static void
 tracker_append_changes(StringInfo sql, bool single)
 {
-	appendStringInfoString(sql, single ? "(SELECT " : "ROWS FROM (");
-	for (int i = 0; i < COLUMNS; i++)
-		appendStringInfo(sql, single ? "%s$%d" : "%spg_catalog.unnest($%d)",
-						 i > 0 ? ", " : "", i + 1);
-	appendStringInfoString(sql, ") AS a (");
-	for (int i = 0; i < COLUMNS; i++)
-		appendStringInfo(sql, "%s%s", i > 0 ? ", " : "",
-						 tracker_columns[i].name);
-	appendStringInfoChar(sql, ')');
+	if (!single)
+	{
+		appendStringInfoString(sql, CHANGE_TABLE " AS a");
+		return;
+	}
+	for (int i = 0; i < CHANGE_COLUMNS; i++)
+		appendStringInfo(sql, "%s$%d AS %s", i > 0 ? ", " : "(SELECT ", i + 1,
+						 change_columns[i].name);
+	appendStringInfoString(sql, ") AS a");
 }
 
 /*
  * The statement that writes changes, or a single one.
  *
- * "h" takes the rows that are still what was asked for, without waiting for
- * one that somebody holds.  It must go through the primary key, whatever the
- * planner believes of the table's size; the state is compared as text so that
- * the index of pending rows, which statistics may call empty, is no way.
+ * "h" takes a change's row if it is still what was asked for, without waiting
+ * for one that somebody holds; it gives no more than the key, since all that
+ * goes through it costs.  Both look-ups must go through the primary key,
+ * whatever the planner believes of the table's size; the state is compared as
+ * text so that the index of pending rows, which statistics may call empty, is
+ * no way.
  */
 static char *
 tracker_write_sql(bool single)
@@ -982,32 +823,35 @@ tracker_write_sql(bool single)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "WITH h AS (SELECT a.* FROM ");
+	appendStringInfo(&sql,
+					 "UPDATE %1$s.anyvod_tasks AS t SET"
+					 " state = a.state::%1$s.anyvod_state,"
+					 " status = COALESCE(a.status, t.status),"
+					 " progress = COALESCE(a.progress, t.progress),"
+					 " file_url = a.file_url,"
+					 " expire_time = a.expire_time,"
+					 " task_type = COALESCE(a.task_type, t.task_type),"
+					 " model = COALESCE(a.model, t.model),"
+					 " error_code = a.error_code,"
+					 " error_message = a.error_message,"
+					 " response = a.response,"
+					 " polls = t.polls + a.polls,"
+					 " started_at = COALESCE(a.started_at, t.started_at),"
+					 " ended_at = a.ended_at,"
+					 " updated_at = pg_catalog.now(),"
+					 " settled_at = CASE WHEN a.state <> 'pending'"
+					 " THEN pg_catalog.now() END"
+					 " FROM ",
+					 tracker_schema);
 	tracker_append_changes(&sql, single);
 	appendStringInfo(&sql,
-					 " JOIN %1$s.anyvod_tasks AS t ON t.task_id = a.task_id"
-					 " WHERE t.server = a.server AND t.owner = a.owner"
-					 " AND t.state::pg_catalog.text = 'pending'"
-					 " FOR NO KEY UPDATE OF t SKIP LOCKED)"
-					 " UPDATE %1$s.anyvod_tasks AS t SET"
-					 " state = h.state::%1$s.anyvod_state,"
-					 " status = COALESCE(h.status, t.status),"
-					 " progress = COALESCE(h.progress, t.progress),"
-					 " file_url = h.file_url,"
-					 " expire_time = h.expire_time,"
-					 " task_type = COALESCE(h.task_type, t.task_type),"
-					 " model = COALESCE(h.model, t.model),"
-					 " error_code = h.error_code,"
-					 " error_message = h.error_message,"
-					 " response = h.response,"
-					 " polls = t.polls + h.polls,"
-					 " started_at = COALESCE(h.started_at, t.started_at),"
-					 " ended_at = h.ended_at,"
-					 " updated_at = pg_catalog.now(),"
-					 " settled_at = CASE WHEN h.state <> 'pending'"
-					 " THEN pg_catalog.now() END"
-					 " FROM h WHERE t.task_id = h.task_id"
-					 " RETURNING h.n, t.state::pg_catalog.text",
+					 ", LATERAL (SELECT r.task_id FROM %s.anyvod_tasks AS r"
+					 " WHERE r.task_id = a.task_id"
+					 " AND r.server = a.server AND r.owner = a.owner"
+					 " AND r.state::pg_catalog.text = 'pending'"
+					 " FOR NO KEY UPDATE SKIP LOCKED) AS h"
+					 " WHERE t.task_id = h.task_id"
+					 " RETURNING a.n, t.state::pg_catalog.text",
 					 tracker_schema);
 	return sql.data;
 }
@@ -1022,51 +866,56 @@ tracker_tell(const char *task_id, const char *state)
 						  task_id, state));
 }
 
-/* One column of changes as a parameter; "isnull" has 'n' if it is null. */
-static Datum
-tracker_parameter(const TrackerValues *column, const TrackerType *type, int n,
-				  char *isnull)
+/* Run the statement that writes many changes. */
+static int
+tracker_write_many(TrackerChange **changes, int n)
 {
-	int			dims[1] = {n};
-	int			bounds[1] = {1};
+	static TrackerPlan write = {.generic = true};
+	Tuplestorestate *store = change_show(changes, n);
+	SPIPlanPtr	plan;
+	int			result;
 
-	*isnull = n == 1 && column->nulls[0] ? 'n' : ' ';
-	if (n == 1)
-		return column->values[0];
-	return PointerGetDatum(construct_md_array(column->values, column->nulls, 1,
-											  dims, bounds, type->type,
-											  type->len, type->byval,
-											  type->align));
+	plan = tracker_plan(&write,
+						tracker_has_plan(&write) ? NULL :
+												   tracker_write_sql(false),
+						0, NULL);
+	result = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	tuplestore_end(store);
+	return result;
+}
+
+/* The same for one, which is quicker without a table. */
+static int
+tracker_write_single(const TrackerChange *change)
+{
+	static TrackerPlan write = {.generic = true};
+	ChangeRow	row;
+	char		nulls[CHANGE_COLUMNS];
+	Oid			types[CHANGE_COLUMNS];
+	SPIPlanPtr	plan;
+
+	change_fill(&row, change, 0);
+	for (int i = 0; i < CHANGE_COLUMNS; i++)
+	{
+		types[i] = change_columns[i].type;
+		nulls[i] = row.nulls[i] ? 'n' : ' ';
+	}
+	plan = tracker_plan(&write,
+						tracker_has_plan(&write) ? NULL :
+												   tracker_write_sql(true),
+						CHANGE_COLUMNS, types);
+	return SPI_execute_plan(plan, row.values, nulls, false, 0);
 }
 
 static void
 tracker_write_body(void *arg)
 {
-	static TrackerPlan write[2] = {{.generic = true}, {.generic = true}};
 	TrackerWriting *writing = arg;
-	bool		single = writing->n == 1;
-	TrackerValues columns[COLUMNS];
-	Datum		values[COLUMNS];
-	char		nulls[COLUMNS];
-	Oid			types[COLUMNS];
-	SPIPlanPtr	plan;
+	int			result = writing->n == 1 ?
+		tracker_write_single(writing->changes[0]) :
+		tracker_write_many(writing->changes, writing->n);
 
-	tracker_fill(columns, writing->changes, writing->n);
-	for (int i = 0; i < COLUMNS; i++)
-	{
-		const TrackerType *type = &tracker_columns[i].type;
-
-		types[i] = single ? type->type : type->array;
-		values[i] = tracker_parameter(&columns[i], type, writing->n,
-									  &nulls[i]);
-	}
-	plan = tracker_plan(&write[single],
-						tracker_has_plan(&write[single]) ?
-							NULL :
-							tracker_write_sql(single),
-						COLUMNS, types);
-	if (SPI_execute_plan(plan, values, nulls, false, 0) !=
-		SPI_OK_UPDATE_RETURNING)
+	if (result != SPI_OK_UPDATE_RETURNING)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not write tasks")));
