@@ -47,6 +47,7 @@ OBJS = \
 	src/pace.o \
 	src/plan.o \
 	src/poller.o \
+	src/pool.o \
 	src/query.o \
 	src/question.o \
 	src/queue.o \

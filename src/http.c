@@ -3,11 +3,12 @@
  * http.c
  *		One libcurl event loop for everything that goes to the network.
  *
- * A process has one multi handle, made when it first asks something and kept
- * until it ends, so that connections outlive statements.  libcurl says which
- * sockets it waits for; they are kept in one epoll (or kqueue) descriptor,
- * and the only place where a process ever waits is a WaitEventSet that holds
- * its latch, the postmaster's death and that descriptor.
+ * A process has multi handles (pool.c), the first made when it first asks
+ * something and kept until it ends, so that connections outlive statements.
+ * libcurl says which sockets it waits for; they are kept in one epoll (or
+ * kqueue) descriptor, and the only place where a process ever waits is a
+ * WaitEventSet that holds its latch, the postmaster's death and that
+ * descriptor.
  *
  * Rules that everything here keeps:
  *
@@ -48,6 +49,7 @@
 #include "http.h"
 #include "outcome.h"
 #include "poller.h"
+#include "pool.h"
 #include "route.h"
 #include "target.h"
 #include "wire.h"
@@ -85,6 +87,7 @@ typedef struct HttpSocket
 	bool		ours;			/* opened by our callback */
 	bool		in_turn;		/* carries one question after the other */
 	bool		corked;			/* what is sent waits in the system */
+	HttpPool   *pool;			/* whose libcurl waits for, or has waited */
 	HttpRequest *opener;		/* for whom; it may be gone, compare only */
 	uint32		gateway;		/* where to, as route_gateway() says */
 	ino_t		inode;			/* tells whether it is still that socket */
@@ -93,18 +96,15 @@ typedef struct HttpSocket
 /* The loop of this process. */
 static struct
 {
-	CURLM	   *multi;			/* NULL until first used */
+	bool		ready;			/* made, when it was first used */
 	int			poller;			/* epoll or kqueue descriptor */
 	WaitEventSet *wait_set;
 	uint32		wait_event;		/* for pg_stat_activity */
-	bool		timer_set;
-	int64		timer;			/* when libcurl wants to be called, 0: now */
 	HttpSocket *sockets;		/* by descriptor */
 	int			nsockets;
 	int			npolled;		/* of them, registered with the poller */
 	int			polled_last;	/* the one that was registered last */
 	size_t		body_bytes;		/* allocated to bodies */
-	int			max_host_connections;
 	bool		finished;		/* a request has, in this turn */
 } http;
 
@@ -315,6 +315,7 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if (!http_socket_room(fd))
 		return -1;
 	socket = &http.sockets[fd];
+	socket->pool = arg;
 	/* If its peer is to say something, there is a connection. */
 	if ((wanted & POLLER_IN) && socket->ours && request != NULL)
 		request->connected = true;
@@ -327,17 +328,6 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 		return 0;
 	}
 	return http_poll(fd, wanted) ? 0 : -1;
-}
-
-/* libcurl says when it wants to be called even if nothing happens. */
-static int
-http_on_timer(CURLM *multi, long timeout_ms, void *arg)
-{
-	http.timer_set = timeout_ms >= 0;
-	http.timer = timeout_ms > 0 ?
-		http_clock() + timeout_ms * INT64CONST(1000) :
-		0;
-	return 0;
 }
 
 /*
@@ -408,10 +398,9 @@ http_restore_signals(const sigset_t *saved)
 
 /* Give back what http_init had got before it failed. */
 static void
-http_undo_init(CURLM *multi, int poller)
+http_undo_init(int poller)
 {
-	if (multi != NULL)
-		curl_multi_cleanup(multi);
+	pool_undo_init();
 	if (poller >= 0)
 	{
 		close(poller);
@@ -429,27 +418,9 @@ http_max_connections(void)
 	return Max(max_safe_fds / 3 - HTTP_SPARE_DESCRIPTORS, 4);
 }
 
-/* Tell the multi handle how to work; false if it refuses. */
-static bool
-http_set_up_multi(CURLM *multi)
-{
-	long		connections = http_max_connections();
-
-	return curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION,
-							 http_on_socket) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION,
-						  http_on_timer) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_PIPELINING,
-						  (long) CURLPIPE_MULTIPLEX) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS,
-						  connections) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS,
-						  connections) == CURLM_OK;
-}
-
 /* Make what the process waits on; on failure the rest of the loop goes. */
 static void
-http_init_waiting(CURLM *multi, int poller)
+http_init_waiting(int poller)
 {
 	PG_TRY();
 	{
@@ -465,7 +436,7 @@ http_init_waiting(CURLM *multi, int poller)
 	}
 	PG_CATCH();
 	{
-		http_undo_init(multi, poller);
+		http_undo_init(poller);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -476,11 +447,10 @@ static void
 http_init(void)
 {
 	static bool libcurl_ready = false;
-	CURLM	   *multi = NULL;
 	int			poller = -1;
 	sigset_t	saved;
 
-	if (http.multi != NULL)
+	if (http.ready)
 		return;
 
 	if (!libcurl_ready)
@@ -491,15 +461,10 @@ http_init(void)
 		libcurl_ready = curl_global_init(CURL_GLOBAL_ALL) == CURLE_OK;
 		http_restore_signals(&saved);
 	}
-	if (libcurl_ready)
-		multi = curl_multi_init();
-	if (multi == NULL || !http_set_up_multi(multi))
-	{
-		http_undo_init(multi, poller);
+	if (!libcurl_ready || !pool_init(http_max_connections(), http_on_socket))
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not start libcurl")));
-	}
 
 	if (AcquireExternalFD() && (poller = poller_create()) < 0)
 		ReleaseExternalFD();
@@ -507,7 +472,7 @@ http_init(void)
 	{
 		int			save_errno = errno;
 
-		http_undo_init(multi, poller);
+		http_undo_init(poller);
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -515,10 +480,10 @@ http_init(void)
 				 errhint("Consider raising \"max_files_per_process\".")));
 	}
 
-	http_init_waiting(multi, poller);
+	http_init_waiting(poller);
 
 	http.poller = poller;
-	http.multi = multi;
+	http.ready = true;
 }
 
 /* What libcurl wants to hear of an event. */
@@ -537,22 +502,6 @@ http_mask(const PollerEvent *event)
 }
 
 /*
- * MAX_HOST_CONNECTIONS is a second bolt: libcurl was seen to open 873
- * connections for a burst of 1,000 transfers.
- */
-static void
-http_allow_host_connections(void)
-{
-	int			allowed = target_max_connections();
-
-	if (allowed <= http.max_host_connections)
-		return;
-	http.max_host_connections = allowed;
-	(void) curl_multi_setopt(http.multi, CURLMOPT_MAX_HOST_CONNECTIONS,
-							 (long) allowed);
-}
-
-/*
  * Something has come to a connection that is idle: its end, most likely.  If
  * it is an answer that nobody asked for, libcurl (7.88) would take it for that
  * to the next question, so no question may go there any more.  (HTTP/2 says
@@ -566,6 +515,8 @@ http_retire(int fd)
 	(void) http_poll(fd, 0);
 	if (socket->ours && socket->in_turn)
 		(void) shutdown(fd, SHUT_RDWR);
+	if (socket->pool != NULL)
+		pool_let_rest(socket->pool);
 }
 
 /*
@@ -584,48 +535,6 @@ http_take_events(PollerEvent *events, bool ready)
 	return poller_take(http.poller, events);
 }
 
-/* Give libcurl the events that are there; "ready" if it is known that some are. */
-static void
-http_dispatch(bool ready)
-{
-	PollerEvent events[POLLER_EVENTS];
-	int			running;
-	int			n = http_take_events(events, ready);
-
-	for (int i = 0; i < n; i++)
-	{
-		HttpSocket *socket = &http.sockets[events[i].fd];
-
-		if (socket->wanted == 0)
-		{
-			http_retire(events[i].fd);
-			continue;
-		}
-		(void) curl_multi_socket_action(http.multi, events[i].fd,
-										http_mask(&events[i]), &running);
-	}
-}
-
-/* Has the time come that libcurl waits for? */
-static bool
-http_timer_is_due(void)
-{
-	return http.timer_set && (http.timer == 0 || http_clock() >= http.timer);
-}
-
-/* Give libcurl the time that has passed. */
-static void
-http_tick(void)
-{
-	int			running;
-
-	if (!http_timer_is_due())
-		return;
-	http.timer_set = false;
-	(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
-									&running);
-}
-
 /*
  * Milliseconds until there is something to do, at most "timeout_ms"; -1: no
  * end.
@@ -633,15 +542,7 @@ http_tick(void)
 static long
 http_time_to_wait(long timeout_ms)
 {
-	int64		wait;
-
-	if (route_ready())
-		return 0;
-	if (!http.timer_set)
-		return timeout_ms;
-	wait = http.timer - http_clock();
-	wait = wait > 0 ? (wait + 999) / 1000 : 0;
-	return (timeout_ms < 0 || wait < timeout_ms) ? (long) wait : timeout_ms;
+	return route_ready() ? 0 : pool_time_to_wait(timeout_ms);
 }
 
 
@@ -707,7 +608,7 @@ http_drop_handle(HttpRequest *request, bool reusable)
 	request->batch->n_in_flight--;
 	if (!reusable)
 		(void) curl_easy_setopt(handle->easy, CURLOPT_FORBID_REUSE, 1L);
-	(void) curl_multi_remove_handle(http.multi, handle->easy);
+	pool_remove(handle);
 	if (!reusable || request->outcome != HTTP_ANSWERED)
 		http_count_closed(request);
 	target_return_handle(request->target, handle, reusable);
@@ -727,7 +628,8 @@ http_finish(HttpRequest *request)
 static void
 http_hand_over(HttpRequest *request)
 {
-	if (curl_multi_add_handle(http.multi, request->easy) == CURLM_OK)
+	if (pool_add(request->handle,
+				 route_is_serial(request->target->route)))
 		return;
 	outcome_not_started(request, CURLE_OUT_OF_MEMORY);
 	http_finish(request);
@@ -760,7 +662,7 @@ http_renew_handle(HttpRequest *request)
 static void
 http_restart(HttpRequest *request)
 {
-	(void) curl_multi_remove_handle(http.multi, request->easy);
+	pool_remove(request->handle);
 	http_count_closed(request);
 	http_renew_handle(request);
 	route_leave(request->target->route, request);
@@ -849,9 +751,8 @@ static void
 http_collect(void)
 {
 	CURLMsg    *message;
-	int			left;
 
-	while ((message = curl_multi_info_read(http.multi, &left)) != NULL)
+	while ((message = pool_finished()) != NULL)
 	{
 		if (message->msg == CURLMSG_DONE)
 			http_end_transfer(http_request_of(message->easy_handle),
@@ -896,15 +797,13 @@ http_let_in(void)
 	const HttpRoute *corked = NULL;
 	HttpRequest *request;
 	int			held = 0;
-	int			running;
 
 	while ((request = route_next()) != NULL)
 	{
 		HttpRoute  *route = request->target->route;
 
 		http_hand_over(request);
-		(void) curl_multi_socket_action(http.multi, CURL_SOCKET_TIMEOUT, 0,
-										&running);
+		pool_tick();
 		http_collect();
 		if (corked != NULL && (route != corked || ++held == HTTP_PARCEL))
 		{
@@ -923,11 +822,33 @@ http_let_in(void)
 		http_cork(NULL);
 }
 
+/*
+ * Give libcurl the events that are there; "ready" if it is known that some are.
+ */
+static void
+http_dispatch(bool ready)
+{
+	PollerEvent events[POLLER_EVENTS];
+	int			n = http_take_events(events, ready);
+
+	for (int i = 0; i < n; i++)
+	{
+		HttpSocket *socket = &http.sockets[events[i].fd];
+
+		if (socket->wanted == 0)
+		{
+			http_retire(events[i].fd);
+			continue;
+		}
+		pool_act(socket->pool, events[i].fd, http_mask(&events[i]));
+	}
+}
+
 /* Do what is due. */
 static void
 http_advance(void)
 {
-	http_tick();
+	pool_tick();
 	http_collect();
 	http_let_in();
 }
@@ -1016,7 +937,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	if (request->target != NULL)
 	{
 		request->target->in_use++;
-		http_allow_host_connections();
+		pool_allow_host_connections(target_max_connections());
 		code = http_take_handle(request, task_id);
 	}
 	if (request->easy != NULL)
@@ -1088,7 +1009,7 @@ http_in_flight(const HttpBatch *batch)
 int
 http_room(const HttpBatch *batch)
 {
-	return Max(http_max_connections() - batch->n_in_flight, 0);
+	return Max(pool_connections() - batch->n_in_flight, 0);
 }
 
 /*
@@ -1139,7 +1060,7 @@ http_turn(long timeout_ms)
 	http_init();
 	CHECK_FOR_INTERRUPTS();
 	http.finished = false;
-	if (route_ready() || http_timer_is_due())
+	if (route_ready() || pool_is_due())
 	{
 		http_block_signals(&saved);
 		http_dispatch(false);	/* no question goes to what is to be retired */

@@ -226,6 +226,13 @@ route_is_shared(HttpRoute *route)
 	return route->kind == ROUTE_SHARED;
 }
 
+/* Is it known that they carry one request at a time? */
+bool
+route_is_serial(const HttpRoute *route)
+{
+	return route->kind == ROUTE_SERIAL;
+}
+
 /* Is there a request for route_next() to give, whatever libcurl does? */
 bool
 route_ready(void)

@@ -23,6 +23,7 @@ extern bool route_enter(HttpRoute *route, HttpRequest *request);
 extern HttpRequest *route_next(void);
 extern bool route_may_open(HttpRoute *route, HttpRequest *request);
 extern bool route_is_shared(HttpRoute *route);
+extern bool route_is_serial(const HttpRoute *route);
 extern bool route_ready(void);
 extern HttpRequest *route_waiting(HttpRoute *route);
 extern void route_leave(HttpRoute *route, HttpRequest *request);

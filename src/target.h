@@ -42,6 +42,8 @@ typedef struct HttpHandle
 	CURL	   *easy;
 	CompatUrl  *url;			/* taken apart; NULL: libcurl does that */
 	HttpRequest *request;		/* which it serves, NULL if none */
+	struct HttpPool *pool;		/* that it was put into last, NULL: none */
+	bool		in_pool;		/* and is in */
 	bool		bound;			/* the callbacks and the trouble are set */
 	char		trouble[CURL_ERROR_SIZE];	/* libcurl's words */
 } HttpHandle;

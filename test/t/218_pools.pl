@@ -1,0 +1,148 @@
+# Many questions at once over HTTP/1.1: each has a connection, which is used
+# again, and libcurl is never given more of them at a time than it bears well.
+
+use strict;
+use warnings;
+
+use AnyvodTest;
+use File::Basename;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
+
+# What says how many multi handles a process makes is built here and now.
+my $build = PostgreSQL::Test::Utils::tempdir_short();
+system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
+	"BUILD=$build");
+
+# As in src/pool.c: connections of a multi handle other than the first, and
+# sockets that it has for itself.
+my $pool = 64;
+my $own = 2;
+my $at_once = 300;
+my $simulator = start_simulator(keys => ['sk-pools']);
+my $other = start_simulator(keys => ['sk-pools']);
+my $other_url = quote_literal($other->url);
+my $node;
+{
+	local $ENV{LD_PRELOAD} = "$build/shim.so";
+	local $ENV{SHIM_LOG} = "$build/log";
+
+	# a third of the descriptors, less some, is for connections
+	$node = anyvod_node(
+		'pools',
+		simulator => $simulator,
+		api_key => 'sk-pools',
+		options => "rate_limit '100000', max_concurrency '$at_once'",
+		conf => <<'END');
+max_files_per_process = 2500
+anyvod.poll_floor = 10ms
+anyvod.poll_cap = 10ms
+END
+}
+$node->safe_psql('postgres', <<"END");
+CREATE SERVER other FOREIGN DATA WRAPPER anyvod OPTIONS (
+	base_url $other_url, rate_limit '100000', max_concurrency '100');
+CREATE USER MAPPING FOR PUBLIC SERVER other OPTIONS (api_key 'sk-pools');
+END
+
+# How often a process has made a multi handle.
+sub multi_handles
+{
+	my ($pid) = @_;
+	my $made = () = slurp_file("$build/log") =~ /^curl_multi_init $pid$/mg;
+
+	return $made;
+}
+
+# Sockets that a process has open.
+sub sockets
+{
+	my ($pid) = @_;
+
+	return
+	  scalar grep { (readlink($_) // '') =~ /^socket:/ } glob "/proc/$pid/fd/*";
+}
+
+# Ask about so many tasks at once, in a session; returns how many answers came.
+sub ask_many
+{
+	my ($session, $words, $count) = @_;
+
+	return $session->query_safe('SELECT count(response) FROM'
+		  . " anyvod_query_many(ARRAY(SELECT '$words-' || i"
+		  . " FROM generate_series(1, $count) AS i))");
+}
+
+my $session = open_session($node);
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+$session->query_safe("SELECT anyvod_query('image', 'other')");
+my $before = sockets($pid);
+
+is(ask_many($session, 'image-delay2000', $at_once),
+	$at_once, 'many questions in a session are answered');
+is($simulator->stats->{max_in_flight}, $at_once, 'all were asked at once');
+is($simulator->stats->{connections},
+	$at_once, 'each over a connection of its own');
+my $pools = int(($at_once + $pool - 1) / $pool);
+is(multi_handles($pid), $pools, "no multi handle has more than $pool");
+
+is(ask_many($session, 'image-delay500', $at_once),
+	$at_once, 'as many are answered again');
+is($simulator->stats->{connections}, $at_once, 'over the same connections');
+
+# Idle connections that the peer closes do not stay until they are wanted.
+cmp_ok(sockets($pid) - $before, '>=', $at_once, 'connections are kept');
+cmp_ok(sockets($pid) - $before,
+	'<=', $at_once + $own * $pools, 'and hardly more');
+$simulator->stop;
+ok( wait_until(
+		sub {
+			$session->query_safe("SELECT anyvod_query('image', 'other')");
+			return sockets($pid) - $before <= $pool;
+		}),
+	'those that the peer has closed are given up');
+$session->quit;
+
+# Two gateways whose questions take turns take no connections from each other.
+my $gateway = start_simulator(keys => ['sk-pools']);
+my $gateway_url = quote_literal($gateway->url);
+$node->safe_psql('postgres', <<"END");
+ALTER SERVER anyapi OPTIONS (SET base_url $gateway_url, SET max_concurrency '100');
+END
+my $made = $other->stats->{connections};
+$node->safe_psql('postgres',
+	'INSERT INTO anyvod_tasks (task_id, server)'
+	  . " SELECT format('image-t600000-delay%s-%s', 50 + 2 * i, s), s"
+	  . " FROM generate_series(1, 100) AS i, (VALUES ('anyapi'), ('other')) AS v (s)"
+);
+ok( wait_until(
+		sub {
+			$gateway->stats->{requests} >= 2000
+			  && $other->stats->{requests} >= 2000;
+		}),
+	'the worker asks two gateways at once, again and again');
+cmp_ok($gateway->stats->{connections},
+	'<=', 200, 'with few more connections than questions at once to the one');
+cmp_ok($other->stats->{connections} - $made, '<=', 200, 'and to the other');
+measured(
+	'connections of 100 at once each: %d and %d',
+	$gateway->stats->{connections},
+	$other->stats->{connections} - $made);
+$node->safe_psql('postgres', 'DELETE FROM anyvod_tasks');
+
+# Where there are few descriptors the first multi handle takes the rest.
+$node->append_conf('postgresql.conf', 'max_files_per_process = 1000');
+$node->restart;
+$node->safe_psql('postgres',
+	"ALTER SERVER anyapi OPTIONS (SET max_concurrency '$at_once')");
+$gateway->reset;
+$session = open_session($node);
+is(ask_many($session, 'image-delay2000', $at_once),
+	$at_once, 'with fewer descriptors all are answered, too');
+is($gateway->stats->{max_in_flight}, $at_once, 'and asked at once');
+$session->quit;
+$node->stop;
+
+done_testing();
