@@ -30,8 +30,12 @@
 /* Upstreams whose handles are kept ready; the least recently used go. */
 #define TARGET_MAX_TARGETS 64
 
+/* Idle handles kept in all; or as many as there may be connections. */
+#define TARGET_IDLE_HANDLES 256
+
 static dlist_head targets = DLIST_STATIC_INIT(targets);
 static int	ntargets = 0;
+static int	nidle = 0;			/* handles, of all targets */
 static int	max_connections = 0;
 
 
@@ -44,13 +48,42 @@ target_free_handle(HttpHandle *handle)
 	free(handle);
 }
 
+/* Take the idle handle that was used last. */
+static HttpHandle *
+target_pop_handle(HttpTarget *target)
+{
+	HttpHandle *handle = target->idle;
+
+	target->idle = handle->next;
+	nidle--;
+	return handle;
+}
+
+/* Free an idle handle of the least recently used target that has one. */
+static void
+target_free_idle(void)
+{
+	dlist_iter	iter;
+
+	dlist_reverse_foreach(iter, &targets)
+	{
+		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
+
+		if (target->idle != NULL)
+		{
+			target_free_handle(target_pop_handle(target));
+			return;
+		}
+	}
+}
+
 /* Free a target that no request uses. */
 static void
 target_free(HttpTarget *target)
 {
 	Assert(target->in_use == 0);
-	for (int i = 0; i < target->nidle; i++)
-		target_free_handle(target->idle[i]);
+	while (target->idle != NULL)
+		target_free_handle(target_pop_handle(target));
 	for (struct curl_slist *header = target->headers; header;
 		 header = header->next)
 		explicit_bzero(header->data, strlen(header->data));
@@ -373,8 +406,8 @@ target_take_handle(HttpTarget *target, const char *task_id, CURLcode *code)
 {
 	HttpHandle *handle;
 
-	handle = target->nidle > 0 ?
-		target->idle[--target->nidle] :
+	handle = target->idle != NULL ?
+		target_pop_handle(target) :
 		target_create_handle(target, code);
 	if (handle == NULL)
 		return NULL;
@@ -390,17 +423,22 @@ target_take_handle(HttpTarget *target, const char *task_id, CURLcode *code)
 
 /*
  * Take back a handle.  One whose transfer came to its end serves another
- * request; one that was broken off does not.
+ * request; one that was broken off does not.  As many are kept as there may be
+ * requests at once: where these come and go in clumps, to make handles anew
+ * would be a tenth of the work.
  */
 void
 target_return_handle(HttpTarget *target, HttpHandle *handle, bool reusable)
 {
-	if (!reusable || target->nidle >= TARGET_MAX_IDLE_HANDLES)
+	if (!reusable)
 	{
 		target_free_handle(handle);
 		return;
 	}
 	handle->request = NULL;
 	handle->trouble[0] = '\0';
-	target->idle[target->nidle++] = handle;
+	handle->next = target->idle;
+	target->idle = handle;
+	if (++nidle > Max(max_connections, TARGET_IDLE_HANDLES))
+		target_free_idle();
 }

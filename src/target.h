@@ -27,9 +27,6 @@
 			return set_; \
 	} while (0)
 
-/* Idle easy handles kept for one upstream. */
-#define TARGET_MAX_IDLE_HANDLES 128
-
 /* Questions that are remembered, to tell whose answer it is that comes. */
 #define TARGET_MAX_ASKED 512
 
@@ -41,6 +38,7 @@ typedef struct HttpHandle
 {
 	CURL	   *easy;
 	CompatUrl  *url;			/* taken apart; NULL: libcurl does that */
+	struct HttpHandle *next;	/* in its target's list, if idle */
 	HttpRequest *request;		/* which it serves, NULL if none */
 	struct HttpPool *pool;		/* that it was put into last, NULL: none */
 	bool		in_pool;		/* and is in */
@@ -75,8 +73,7 @@ typedef struct HttpTarget
 	bool		tls;			/* the base URL is https */
 	uint32		nasked;			/* questions so far */
 	uint64		asked[TARGET_MAX_ASKED];	/* hashes of the latest task ids */
-	int			nidle;
-	HttpHandle *idle[TARGET_MAX_IDLE_HANDLES];
+	HttpHandle *idle;			/* handles, the one used last first */
 } HttpTarget;
 
 extern HttpTarget *target_get(const Upstream *upstream);
