@@ -824,6 +824,8 @@ http_let_in(void)
 
 /*
  * Give libcurl the events that are there; "ready" if it is known that some are.
+ * A transfer that one of them ends is taken at once: when it ended is when its
+ * answer came.
  */
 static void
 http_dispatch(bool ready)
@@ -841,6 +843,7 @@ http_dispatch(bool ready)
 			continue;
 		}
 		pool_act(socket->pool, events[i].fd, http_mask(&events[i]));
+		http_collect();
 	}
 }
 

@@ -229,7 +229,10 @@ question_on_running(Question *ask, const Answer *answer, int64 now)
 	task->troubles = 0;
 	task->held = false;
 	queue_note_answer(task, ask->request->started);
-	ask->due = pace_note_running(task, answer, ask->request->started, now);
+	/* the wait counts from when the answer came, not from when it is read */
+	ask->due = pace_note_running(task, answer, ask->request->started,
+								 ask->request->started +
+									 ask->request->elapsed);
 	if (question_is_too_old(task))
 		question_add_change(ask, "abandoned")->answer = answer;
 	else if (question_is_news(ask, answer))
