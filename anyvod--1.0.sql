@@ -107,12 +107,13 @@ COMMENT ON FUNCTION @extschema@.anyvod_files(jsonb) IS
 -- Tracking
 --
 
+-- An id has 1 to 256 characters of some kinds and is neither . nor ..; each
+-- write of a row reads the CHECK from the catalog, so it is a short one.
 CREATE TABLE @extschema@.anyvod_tasks (
     task_id         text        PRIMARY KEY
         CONSTRAINT anyvod_tasks_task_id_check
-        CHECK (length(task_id) BETWEEN 1 AND 256
-               AND task_id !~ '[^0-9A-Za-z_.-]'
-               AND task_id NOT IN ('.', '..')),
+        CHECK (length(task_id) <= 256
+               AND task_id !~ '^\.{0,2}$|[^0-9A-Za-z_.-]'),
     server          name        NOT NULL DEFAULT 'anyapi',
     owner           name        NOT NULL DEFAULT current_user,
     state           @extschema@.anyvod_state NOT NULL DEFAULT 'pending',
