@@ -66,6 +66,7 @@ OBJS = \
 	src/upstream.o \
 	src/value.o \
 	src/wait.o \
+	src/waiter.o \
 	src/watch.o \
 	src/wire.o \
 	src/worker.o \

@@ -5,10 +5,7 @@
  *
  * A process has multi handles (pool.c), the first made when it first asks
  * something and kept until it ends, so that connections outlive statements.
- * libcurl says which sockets it waits for; they are kept in one epoll (or
- * kqueue) descriptor, and the only place where a process ever waits is a
- * WaitEventSet that holds its latch, the postmaster's death and that
- * descriptor.
+ * libcurl says which sockets it waits for, and waiter.c waits for them.
  *
  * Rules that everything here keeps:
  *
@@ -48,10 +45,10 @@
 #include "compat.h"
 #include "http.h"
 #include "outcome.h"
-#include "poller.h"
 #include "pool.h"
 #include "route.h"
 #include "target.h"
+#include "waiter.h"
 #include "wire.h"
 
 /* A body starts with room for a usual answer (1.1 kB, 4 kB in full shape). */
@@ -79,11 +76,11 @@ struct HttpBatch
 	MemoryContextCallback callback;
 };
 
-/* What libcurl wants to know about a descriptor, and what the poller knows. */
+/* What libcurl wants to know about a descriptor, and what the waiter knows. */
 typedef struct HttpSocket
 {
 	uint8		wanted;			/* POLLER_IN | POLLER_OUT, 0: nothing */
-	uint8		polled;			/* the same, as registered with the poller */
+	uint8		polled;			/* the same, as the waiter knows it */
 	bool		ours;			/* opened by our callback */
 	bool		in_turn;		/* carries one question after the other */
 	bool		corked;			/* what is sent waits in the system */
@@ -97,13 +94,8 @@ typedef struct HttpSocket
 static struct
 {
 	bool		ready;			/* made, when it was first used */
-	int			poller;			/* epoll or kqueue descriptor */
-	WaitEventSet *wait_set;
-	uint32		wait_event;		/* for pg_stat_activity */
 	HttpSocket *sockets;		/* by descriptor */
 	int			nsockets;
-	int			npolled;		/* of them, registered with the poller */
-	int			polled_last;	/* the one that was registered last */
 	size_t		body_bytes;		/* allocated to bodies */
 	bool		finished;		/* a request has, in this turn */
 } http;
@@ -148,12 +140,12 @@ http_socket_room(int fd)
 	return true;
 }
 
-/* A socket is not there any more; the poller has forgotten it by itself. */
+/* A socket is not there any more. */
 static void
 http_forget_socket(HttpSocket *socket)
 {
 	if (socket->polled != 0)
-		http.npolled--;
+		waiter_forget(socket - http.sockets);
 	memset(socket, 0, sizeof(HttpSocket));
 }
 
@@ -165,15 +157,8 @@ http_poll(int fd, int events)
 
 	if (socket->polled == events)
 		return true;
-	if (!poller_set(http.poller, fd, socket->polled, events))
+	if (!waiter_watch(fd, socket->polled, events))
 		return false;
-	if (socket->polled == 0)
-	{
-		http.npolled++;
-		http.polled_last = fd;
-	}
-	else if (events == 0)
-		http.npolled--;
 	socket->polled = events;
 	return true;
 }
@@ -294,7 +279,7 @@ http_idle(int fd)
  * libcurl says what it waits for at a descriptor.
  *
  * A socket of ours that nothing is wanted from, a connection kept alive
- * between two requests, stays in the poller, for what comes in: the next
+ * between two requests, is still waited for, for what comes in: the next
  * request will want the same (this saves two system calls a request, a fifth
  * of its time).  It is taken out when something comes that nobody wants.  That
  * needs to know when the descriptor is closed, so it holds for sockets of ours
@@ -396,18 +381,6 @@ http_restore_signals(const sigset_t *saved)
 	pthread_sigmask(SIG_SETMASK, saved, NULL);
 }
 
-/* Give back what http_init had got before it failed. */
-static void
-http_undo_init(int poller)
-{
-	pool_undo_init();
-	if (poller >= 0)
-	{
-		close(poller);
-		ReleaseExternalFD();
-	}
-}
-
 /*
  * Connections that this process may have: what PostgreSQL lends to
  * extensions, a third of max_safe_fds, less some for others.
@@ -418,41 +391,17 @@ http_max_connections(void)
 	return Max(max_safe_fds / 3 - HTTP_SPARE_DESCRIPTORS, 4);
 }
 
-/* Make what the process waits on; on failure the rest of the loop goes. */
-static void
-http_init_waiting(int poller)
-{
-	PG_TRY();
-	{
-		WaitEventSet *set = compat_create_wait_event_set(3);
-
-		AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-		if (IsUnderPostmaster)
-			AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
-							  NULL, NULL);
-		AddWaitEventToSet(set, WL_SOCKET_READABLE, poller, NULL, NULL);
-		http.wait_set = set;
-		http.wait_event = compat_wait_event("AnyvodAnswer");
-	}
-	PG_CATCH();
-	{
-		http_undo_init(poller);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-}
-
 /* Make the loop of this process when it first asks something. */
 static void
 http_init(void)
 {
 	static bool libcurl_ready = false;
-	int			poller = -1;
 	sigset_t	saved;
 
 	if (http.ready)
 		return;
 
+	waiter_create();
 	if (!libcurl_ready)
 	{
 		/* The environment is not obeyed, least of all in this. */
@@ -466,23 +415,6 @@ http_init(void)
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not start libcurl")));
 
-	if (AcquireExternalFD() && (poller = poller_create()) < 0)
-		ReleaseExternalFD();
-	if (poller < 0)
-	{
-		int			save_errno = errno;
-
-		http_undo_init(poller);
-		errno = save_errno;
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not create an event queue: %m"),
-				 errhint("Consider raising \"max_files_per_process\".")));
-	}
-
-	http_init_waiting(poller);
-
-	http.poller = poller;
 	http.ready = true;
 }
 
@@ -517,22 +449,6 @@ http_retire(int fd)
 		(void) shutdown(fd, SHUT_RDWR);
 	if (socket->pool != NULL)
 		pool_let_rest(socket->pool);
-}
-
-/*
- * Take the events that are there.  If the poller has said that there are some,
- * and it has a single socket to say that of, it need not be asked which.
- */
-static int
-http_take_events(PollerEvent *events, bool ready)
-{
-	if (ready && http.npolled == 1 &&
-		http.sockets[http.polled_last].polled == POLLER_IN)
-	{
-		events[0] = (PollerEvent){.fd = http.polled_last, .in = true};
-		return 1;
-	}
-	return poller_take(http.poller, events);
 }
 
 /*
@@ -831,7 +747,7 @@ static void
 http_dispatch(bool ready)
 {
 	PollerEvent events[POLLER_EVENTS];
-	int			n = http_take_events(events, ready);
+	int			n = waiter_take(events, ready);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -1016,24 +932,17 @@ http_room(const HttpBatch *batch)
 }
 
 /*
- * Wait until something happens, at most "timeout_ms" milliseconds (-1:
- * without an end).  Returns what did: WL_LATCH_SET, WL_SOCKET_READABLE of the
- * poller, both or 0.
+ * If there is a single connection, and one that is kept from one request to
+ * the next, it may be waited for by itself.  (libcurl tells of the end of such
+ * a connection; not of that of any descriptor.)
  */
-static uint32
-http_wait(long timeout_ms)
+static void
+http_hold(void)
 {
-	WaitEvent	events[3];
-	uint32		happened = 0;
-	int			n;
+	int			fd = waiter_only();
 
-	n = WaitEventSetWait(http.wait_set, timeout_ms, events, lengthof(events),
-						 http.wait_event);
-	for (int i = 0; i < n; i++)
-		happened |= events[i].events;
-	if (happened & WL_LATCH_SET)
-		ResetLatch(MyLatch);
-	return happened;
+	if (fd >= 0 && http.sockets[fd].ours && http.sockets[fd].in_turn)
+		waiter_hold(fd);
 }
 
 /*
@@ -1073,7 +982,8 @@ http_turn(long timeout_ms)
 			return false;
 	}
 
-	happened = http_wait(http.finished ? 0 : http_time_to_wait(timeout_ms));
+	http_hold();
+	happened = waiter_wait(http.finished ? 0 : http_time_to_wait(timeout_ms));
 	CHECK_FOR_INTERRUPTS();
 
 	http_block_signals(&saved);

@@ -129,13 +129,6 @@ pool_init(int connections, curl_socket_callback callback)
 	return pool_open(&pools[0]);
 }
 
-/* What comes after pool_init() has failed: there is nothing to be kept. */
-void
-pool_undo_init(void)
-{
-	pool_close(&pools[0]);
-}
-
 /* Connections that there may be. */
 int
 pool_connections(void)

@@ -31,7 +31,6 @@ typedef struct HttpPool
 } HttpPool;
 
 extern bool pool_init(int connections, curl_socket_callback on_socket);
-extern void pool_undo_init(void);
 extern int	pool_connections(void);
 extern void pool_allow_host_connections(int allowed);
 extern bool pool_add(HttpHandle *handle, bool serial);

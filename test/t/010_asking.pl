@@ -7,6 +7,7 @@ use warnings;
 use AnyvodTest;
 use AnyvodTest::Peer;
 use Test::More;
+use Time::HiRes;
 
 my $simulator = start_simulator(keys => ['sk-asking']);
 my $node = anyvod_node(
@@ -57,6 +58,28 @@ for my $i (1 .. 20)
 is($simulator->stats->{requests}, 20, '20 statements ask 20 questions');
 is($simulator->stats->{connections}, 1, 'over one connection');
 is(ask('image-kept'), '00000 succeeded', 'an answer is read');
+
+# A connection is waited for by itself while it is the only one, and with others
+# while there are any; "close" has them all closed again.
+my (@alone, @together, @last);
+for my $i (1 .. 3)
+{
+	push @alone, (run_query($session, "SELECT anyvod_query('delay50-$i-$_')"))[3]
+	  foreach 1 .. 3;
+	push @together,
+	  (run_query($session, 'SELECT count(response) FROM anyvod_query_many('
+			  . "ARRAY(SELECT 'delay50-$i-many-' || n"
+			  . ' FROM generate_series(1, 4) AS n))'))[3];
+	push @last,
+	  (run_query($session, 'SELECT count(response) FROM anyvod_query_many('
+			  . "ARRAY(SELECT 'delay50-$i-close-' || n"
+			  . ' FROM generate_series(1, 4) AS n))'))[3];
+}
+measured('answers of 50 ms: alone after %.0f ms, 4 together after %.0f and %.0f ms',
+	median(@alone), median(@together), median(@last));
+is((scalar grep { $_ > $prompt } @alone, @together, @last),
+	0, 'one connection or several, what arrives is noticed');
+is($simulator->stats->{connections}, 3 * 4, 'as many as are needed');
 
 # statement_timeout
 $session->query_safe("SET statement_timeout = '200ms'");
@@ -170,6 +193,43 @@ foreach my $path (sort keys %written)
 			  qw(first second second third third) ],
 		"questions below \"$path\" go to their paths");
 }
+
+# An answer that nobody asked for is none to the next question, over the only
+# connection of a session, used again and again, either.
+my $said = sub {
+	my $body =
+	  qq({"Response":{"Status":"WAITING","TaskType":"AigcImageTask","RequestId":"$_[0]"}});
+
+	return "HTTP/1.1 200 OK\r\nContent-Length: @{[ length $body ]}\r\n\r\n$body";
+};
+my $talkative = AnyvodTest::Peer->new(
+	sub {
+		my ($client, $note) = @_;
+
+		foreach (1 .. 3)
+		{
+			AnyvodTest::Peer::read_head($client, $note);
+			Time::HiRes::sleep(0.05);
+			syswrite $client, $said->('asked');
+		}
+		Time::HiRes::sleep(0.1);
+		syswrite $client, $said->('surplus');
+		AnyvodTest::Peer::read_head($client, $note);
+	});
+$node->safe_psql('postgres',
+	"ALTER SERVER peer OPTIONS (SET base_url '@{[ $talkative->url ]}')");
+my $fresh = open_session($node);
+my @said;
+foreach my $i (1 .. 4)
+{
+	Time::HiRes::sleep(0.5) if $i == 4;
+	push @said,
+	  (run_query($fresh,
+			"SELECT anyvod_query('said-$i', 'peer') #>> '{Response,RequestId}'"))[1];
+}
+is_deeply(\@said, [ ('asked') x 4 ],
+	'an answer that nobody asked for is not believed');
+close_session($fresh);
 
 # DROP DATABASE elsewhere wants every process to answer a barrier.
 $node->safe_psql('postgres', 'CREATE DATABASE neighbour');
