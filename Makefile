@@ -81,6 +81,9 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(dir $(la
 PG_CPPFLAGS = -DANYVOD_VERSION='"$(EXTVERSION)"' $(shell pkg-config --cflags libcurl 2>/dev/null || $(CURL_CONFIG) --cflags)
 # PostgreSQL's own headers have parameters that they do not use.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+# A question calls the server and libcurl hundreds of times: 1 % of its time
+# goes into the linker's stubs.
+PG_CFLAGS += -fno-plt
 SHLIB_EXPORTS = src/exports.txt
 SHLIB_LINK = $(shell pkg-config --libs libcurl 2>/dev/null || $(CURL_CONFIG) --libs)
 
