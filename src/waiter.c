@@ -47,29 +47,26 @@ static struct
 
 /*
  * Build the set, anew if what is held has changed: a WaitEventSet lets nothing
- * go.
+ * go.  Should this raise an error, it is built when it is wanted next.
  */
 static void
 waiter_build(void)
 {
-	int			held = waiter.held;
 	WaitEventSet *set;
 
 	if (waiter.set != NULL)
 		FreeWaitEventSet(waiter.set);
 	waiter.set = NULL;
-	waiter.held = -1;			/* should this raise an error */
 	set = compat_create_wait_event_set(4);
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	if (IsUnderPostmaster)
 		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
 						  NULL, NULL);
 	AddWaitEventToSet(set, WL_SOCKET_READABLE, waiter.poller, NULL, NULL);
-	if (held >= 0)
-		AddWaitEventToSet(set, WL_SOCKET_READABLE, held, NULL, NULL);
+	if (waiter.held >= 0)
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, waiter.held, NULL, NULL);
 	waiter.set = set;
 	waiter.stale = false;
-	waiter.held = held;
 	waiter.wait_event = compat_wait_event("AnyvodAnswer");
 }
 
