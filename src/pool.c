@@ -43,6 +43,7 @@
 
 static HttpPool pools[POOL_MAX];
 static int	npools = 0;			/* that there may be */
+static int	nused = 0;			/* so many of the first have been in use */
 static int	first_size = 0;		/* connections of the first */
 static int	host_connections = 0;	/* of the first, to one host */
 static curl_socket_callback on_socket;
@@ -107,7 +108,10 @@ pool_open(HttpPool *pool)
 		pool->multi = curl_multi_init();
 	if (pool->multi != NULL &&
 		pool_set_up(pool, pool == pools ? first_size : POOL_SIZE))
+	{
+		nused = Max(nused, (int) (pool - pools) + 1);
 		return true;
+	}
 	pool_close(pool);
 	return false;
 }
@@ -216,7 +220,7 @@ pool_next(void)
 {
 	int64		next = -1;
 
-	for (int i = 0; i < npools; i++)
+	for (int i = 0; i < nused; i++)
 	{
 		if (pools[i].timer_set && (next < 0 || pools[i].timer < next))
 			next = pools[i].timer;
@@ -242,7 +246,7 @@ pool_tick(void)
 	if (!pool_is_due())
 		return;
 	now = http_clock();
-	for (int i = 0; i < npools; i++)
+	for (int i = 0; i < nused; i++)
 	{
 		HttpPool   *pool = &pools[i];
 
@@ -271,7 +275,7 @@ pool_time_to_wait(long timeout_ms)
 CURLMsg *
 pool_finished(void)
 {
-	for (int i = 0; i < npools; i++)
+	for (int i = 0; i < nused; i++)
 	{
 		HttpPool   *pool = &pools[i];
 		CURLMsg    *message;
