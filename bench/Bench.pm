@@ -364,12 +364,13 @@ SELECT pg_backend_pid() AS pid \\gset
 $pinning
 \\o /dev/null
 $first;
-SELECT extract(epoch FROM clock_timestamp()) AS begin \\gset
 \\! cat /proc/\$PID/schedstat
+SELECT extract(epoch FROM clock_timestamp()) AS begin \\gset
 $sql;
+SELECT extract(epoch FROM clock_timestamp()) - :begin AS took \\gset
 \\! cat /proc/\$PID/schedstat
 \\o
-SELECT extract(epoch FROM clock_timestamp()) - :begin;
+\\echo :took
 END
 	close $file;
 	my @said = split /\n/,
