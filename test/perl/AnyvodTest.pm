@@ -21,12 +21,14 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More ();
 use Time::HiRes ();
 
 our @EXPORT = qw(
+  needs_descriptors
   start_simulator
   anyvod_node
   anyvod_database
@@ -62,6 +64,17 @@ $SIG{INT} = $SIG{TERM} = $SIG{HUP} = sub {
 	my ($signal) = @_;
 	die "ended by SIG$signal\n";
 };
+
+# needs_descriptors($count): skips all of a test where a process cannot have so
+# many files open.
+sub needs_descriptors
+{
+	my ($count) = @_;
+
+	Test::More::plan(skip_all => "needs $count file descriptors")
+	  if POSIX::sysconf(POSIX::_SC_OPEN_MAX()) < $count;
+	return;
+}
 
 # start_simulator(%options): an AnyvodTest::Simulator, ready to be asked.
 #

@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
+needs_descriptors(2500);
 
 # What says how many multi handles a process makes is built here and now.
 my $build = PostgreSQL::Test::Utils::tempdir_short();

@@ -12,6 +12,9 @@ my $ended = 1100;
 
 # Between two questions about a task, in milliseconds.
 my $wait = 6000;
+
+needs_descriptors(4500);
+
 my $simulator = start_simulator(keys => ['sk-unread']);
 my $node = anyvod_node(
 	'unread',

@@ -13,14 +13,14 @@ use Test::More;
 plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
 
 # A round comes this long after the one before, in milliseconds.
-my $pause = 4;
+my $pause = 2;
 
 my $simulator = start_simulator(keys => ['sk-rounds']);
 my $node = counting_node(
 	'rounds',
 	simulator => $simulator,
 	api_key => 'sk-rounds',
-	options => "rate_limit '800', max_concurrency '1000'",
+	options => "rate_limit '1600', max_concurrency '1000'",
 	conf => <<'END');
 anyvod.idle_timeout = 1h
 anyvod.detection_delay = 25ms
@@ -97,14 +97,14 @@ foreach my $what ('it is alone', 'another is not asked for long')
 		"without a pause after each answer: $what");
 }
 
-# Tasks that a rate limit lets through one after another, 800 in a second
+# Tasks that a rate limit lets through one after another, 1,600 in a second
 sql('DELETE FROM anyvod_tasks');
-track('anyapi', 80);
+track('anyapi', 160);
 ok( wait_until(
-		sub { $simulator->task_requests('image-t6000000-anyapi-80') > 0 }),
+		sub { $simulator->task_requests('image-t6000000-anyapi-160') > 0 }),
 	'tasks are asked for');
 my @begin = (clock_ms(), rows_read($node), asked());
-ok(wait_until(sub { asked() >= $begin[2] + 2000 }), 'again and again');
+ok(wait_until(sub { asked() >= $begin[2] + 4000 }), 'again and again');
 my @end = (asked(), rows_read($node), clock_ms());
 my $took = $end[2] - $begin[0];
 my $rounds = $end[1] - $begin[1];
