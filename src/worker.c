@@ -63,7 +63,7 @@
  * some, and a process is woken no oftener than every millisecond anyway.
  */
 #define WORKER_ROUND 1000
-#define WORKER_ROUND_PAUSE (SECOND / 500)
+#define WORKER_ROUND_PAUSE (SECOND / 250)
 
 /*
  * Rows that are found in a turn and asked for in it without being read again:

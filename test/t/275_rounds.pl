@@ -13,7 +13,7 @@ use Test::More;
 plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
 
 # A round comes this long after the one before, in milliseconds.
-my $pause = 2;
+my $pause = 4;
 
 my $simulator = start_simulator(keys => ['sk-rounds']);
 my $node = counting_node(
