@@ -125,7 +125,12 @@ foreach my $server ('h2', 'h1')
 	$rows->query_safe("SELECT anyvod_query('image-' || n, '$server')"
 		  . ' FROM generate_series(1, 50) AS n')
 	  foreach 1 .. 3;
-	@requests = $front->requests($server);
+	# it is noted after the answer has left
+	wait_until(
+		sub {
+			@requests = $front->requests($server);
+			return @requests >= 150;
+		});
 	is_deeply([ scalar @requests, connections(@requests) ], [ 150, 1 ],
 		"$server: a question a row, three times, keeps one connection");
 	close_session($rows);
