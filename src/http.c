@@ -501,7 +501,6 @@ http_take_handle(HttpRequest *request, const char *task_id)
 	}
 	handle->request = request;
 	request->handle = handle;
-	request->easy = handle->easy;
 	return CURLE_OK;
 }
 
@@ -520,7 +519,6 @@ http_drop_handle(HttpRequest *request, bool reusable)
 		return;
 	route_leave(request->target->route, request);
 	request->handle = NULL;
-	request->easy = NULL;
 	request->batch->n_in_flight--;
 	if (!reusable)
 		(void) curl_easy_setopt(handle->easy, CURLOPT_FORBID_REUSE, 1L);
@@ -560,18 +558,18 @@ http_hand_over(HttpRequest *request)
 static void
 http_renew_handle(HttpRequest *request)
 {
-	CURL	   *easy = curl_easy_duphandle(request->easy);
+	HttpHandle *handle = request->handle;
+	CURL	   *easy = curl_easy_duphandle(handle->easy);
 
-	if (easy != NULL && http_bind(easy, request->handle) != CURLE_OK)
+	if (easy != NULL && http_bind(easy, handle) != CURLE_OK)
 	{
 		curl_easy_cleanup(easy);
 		easy = NULL;
 	}
 	if (easy == NULL)
 		return;
-	curl_easy_cleanup(request->easy);
-	request->handle->easy = easy;
-	request->easy = easy;
+	curl_easy_cleanup(handle->easy);
+	handle->easy = easy;
 }
 
 /* Have a transfer begin anew, when its turn comes. */
@@ -603,7 +601,8 @@ http_was_refused(HttpRequest *request, CURLcode result)
 		(result != CURLE_SEND_ERROR && result != CURLE_RECV_ERROR &&
 		 result != CURLE_HTTP2 && result != CURLE_HTTP2_STREAM))
 		return false;
-	(void) curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
+	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE,
+							 &status);
 	return status == 0;
 }
 
@@ -619,7 +618,7 @@ http_shut_if_mute(HttpRequest *request)
 	if (request->phase != HTTP_PHASE_ANSWER ||
 		!route_is_mute(request->target->route, request))
 		return;
-	if (curl_easy_getinfo(request->easy, CURLINFO_ACTIVESOCKET, &fd) ==
+	if (curl_easy_getinfo(request->handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
 			CURLE_OK &&
 		fd != CURL_SOCKET_BAD)
 		(void) shutdown(fd, SHUT_RDWR);
@@ -859,7 +858,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		pool_allow_host_connections(target_max_connections());
 		code = http_take_handle(request, task_id);
 	}
-	if (request->easy != NULL)
+	if (request->handle != NULL)
 	{
 		batch->n_in_flight++;
 		if (route_enter(request->target->route, request))
@@ -999,7 +998,7 @@ http_release(HttpRequest *request)
 {
 	sigset_t	saved;
 
-	if (request->easy != NULL)
+	if (request->handle != NULL)
 	{
 		http_block_signals(&saved);
 		http_drop_handle(request, false);

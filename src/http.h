@@ -78,7 +78,6 @@ typedef struct HttpRequest
 	HttpBatch  *batch;
 	struct HttpTarget *target;
 	struct HttpHandle *handle;	/* NULL once finished */
-	void	   *easy;			/* libcurl's, the handle's */
 	void	   *tag;			/* the caller's */
 
 	HttpOutcome outcome;

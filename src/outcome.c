@@ -44,7 +44,8 @@ outcome_proxy_status(const HttpRequest *request)
 {
 	long		status = 0;
 
-	(void) curl_easy_getinfo(request->easy, CURLINFO_HTTP_CONNECTCODE, &status);
+	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_HTTP_CONNECTCODE,
+							 &status);
 	return status;
 }
 
@@ -53,7 +54,7 @@ static bool
 outcome_connected(const HttpRequest *request, CURLcode result)
 {
 	if (request->connected || outcome_proxy_status(request) != 0 ||
-		outcome_time(request->easy, CURLINFO_CONNECT_TIME_T) > 0)
+		outcome_time(request->handle->easy, CURLINFO_CONNECT_TIME_T) > 0)
 		return true;
 	return request->opened && result != CURLE_COULDNT_CONNECT &&
 		result != CURLE_OPERATION_TIMEDOUT;
@@ -69,9 +70,10 @@ outcome_sent(const HttpRequest *request)
 {
 	long		size = 0;
 
-	(void) curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE, &size);
+	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_REQUEST_SIZE,
+							 &size);
 	return size > 0 &&
-		outcome_time(request->easy, CURLINFO_PRETRANSFER_TIME_T) > 0;
+		outcome_time(request->handle->easy, CURLINFO_PRETRANSFER_TIME_T) > 0;
 }
 
 /* How far did a request come? */
@@ -93,7 +95,7 @@ outcome_phase(const HttpRequest *request, CURLcode result)
 		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
 	}
 	if (result == CURLE_COULDNT_CONNECT ||
-		outcome_time(request->easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
+		outcome_time(request->handle->easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
 		return HTTP_PHASE_CONNECT;
 	return HTTP_PHASE_DNS;
 }
@@ -108,7 +110,7 @@ outcome_too_long(const HttpRequest *request)
 	return request->body_len == 0 &&
 		curl_version_info(CURLVERSION_NOW)->version_num <
 		CURL_VERSION_BITS(8, 6, 0) &&
-		outcome_time(request->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
+		outcome_time(request->handle->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
 }
 
 /*
@@ -280,7 +282,7 @@ outcome_note_content_type(HttpRequest *request, const char *content_type)
 void
 outcome_take(HttpRequest *request, CURLcode result)
 {
-	CURL	   *easy = request->easy;
+	CURL	   *easy = request->handle->easy;
 	char	   *content_type = NULL;
 	long		status = 0;
 

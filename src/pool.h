@@ -14,7 +14,7 @@
 
 #include <curl/curl.h>
 
-#include "target.h"
+#include "handle.h"
 
 /* Requests that a pool takes that carry one after the other. */
 #define POOL_SIZE 64

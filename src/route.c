@@ -29,6 +29,7 @@
 
 #include "common/hashfn.h"
 
+#include "handle.h"
 #include "route.h"
 #include "wire.h"
 
@@ -170,7 +171,8 @@ route_look(HttpRoute *route)
 
 	if (request == NULL)
 		return;
-	(void) curl_easy_getinfo(request->easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
+	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_PRETRANSFER_TIME_T,
+							 &sent);
 	if (sent == 0)
 	{
 		if (route->kind != ROUTE_UNKNOWN || route->on_the_way != 1 ||
@@ -285,7 +287,8 @@ route_learn(HttpRoute *route, HttpRequest *request)
 {
 	long		version = 0;
 
-	(void) curl_easy_getinfo(request->easy, CURLINFO_HTTP_VERSION, &version);
+	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_HTTP_VERSION,
+							 &version);
 	if (version != 0)
 		route->kind = version >= CURL_HTTP_VERSION_2_0 ?
 			ROUTE_SHARED :

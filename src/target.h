@@ -15,7 +15,7 @@
 #include <curl/curl.h>
 
 #include "lib/ilist.h"
-#include "compat.h"
+#include "handle.h"
 #include "route.h"
 #include "upstream.h"
 
@@ -29,22 +29,6 @@
 
 /* Questions that are remembered, to tell whose answer it is that comes. */
 #define TARGET_MAX_ASKED 512
-
-/*
- * An easy handle, which serves one request after the other.  All options but
- * the URL are set once.
- */
-typedef struct HttpHandle
-{
-	CURL	   *easy;
-	CompatUrl  *url;			/* taken apart; NULL: libcurl does that */
-	struct HttpHandle *next;	/* in its target's list, if idle */
-	HttpRequest *request;		/* which it serves, NULL if none */
-	struct HttpPool *pool;		/* that it was put into last, NULL: none */
-	bool		in_pool;		/* and is in */
-	bool		bound;			/* the callbacks and the trouble are set */
-	char		trouble[CURL_ERROR_SIZE];	/* libcurl's words */
-} HttpHandle;
 
 /*
  * What one upstream's requests have in common: the easy handles, set up but
