@@ -151,7 +151,7 @@ sql('DELETE FROM anyvod_tasks');
 # learned from, to whole lots, each once.
 end_worker();
 settle('Latest', 21000, 300, 100, 0);
-settle('Earlier', 3000, 300, 10, 100);
+settle('Earlier', 3000, 300, 10, 1000);
 track('Latest', 1, 10);
 ok(poll_until($node, seen('Latest', 'ended >= 20000 AND running = 1')),
 	'the latest rows are learned from');
