@@ -44,15 +44,17 @@ sub now
 	return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC());
 }
 
+# wait_until($what, $condition, $pause): so many seconds between two looks,
+# which take processor time from what they look at.
 sub wait_until
 {
-	my ($what, $condition) = @_;
+	my ($what, $condition, $pause) = @_;
 	my $deadline = now() + $patience;
 
 	until ($condition->())
 	{
 		croak "waited too long: $what" if now() > $deadline;
-		Time::HiRes::sleep(0.02);
+		Time::HiRes::sleep($pause // 0.02);
 	}
 	return;
 }
