@@ -1,5 +1,6 @@
 # Answers of 200 MB are neither downloaded nor kept, are not asked for again
-# and again, and other tasks go on.
+# and again, and other tasks go on.  Those of 1 MB are written together, but
+# their memory as jsonb is that of one.
 
 use strict;
 use warnings;
@@ -125,7 +126,34 @@ ok( poll_until(
 		"SELECT count(*) FROM anyvod_tasks WHERE status = 'PROCESSING'", 100),
 	'ordinary tasks run');
 my $worker = worker_pid($node);
+
+# Results that are kept, all in one batch
+my $together = 30;
+track('image-delay5000-huge1000000', $together);
+ok(wait_until(sub { $simulator->stats->{in_flight} == $together }),
+	"$together answers of 1 MB are on their way");
+my $session = open_session($node);
+$session->query_safe('BEGIN; LOCK TABLE anyvod_tasks IN SHARE MODE');
+ok(wait_until(sub { $simulator->stats->{in_flight} == 0 }), 'they are sent');
+ok( poll_until(
+		$node, 'SELECT in_flight FROM anyvod_stat_worker'
+		  . ' WHERE datname = current_database()', 0),
+	'and taken while they cannot be written');
 my $before = peak($worker);
+$session->query_safe('COMMIT');
+close_session($session);
+ok( poll_until(
+		$node,
+		'SELECT count(response) FROM anyvod_tasks'
+		  . " WHERE task_id LIKE 'image-delay%' AND state = 'succeeded'",
+		$together),
+	'they are written');
+my $written = peak($worker) - $before;
+measured("writing $together answers of 1 MB grew the worker by %.0f MB",
+	$written);
+cmp_ok($written, '<', $together / 2, 'by the memory of some of them');
+
+$before = peak($worker);
 
 sql('CREATE SERVER endless FOREIGN DATA WRAPPER anyvod OPTIONS (base_url '
 	  . quote_literal($gateway->{url})
