@@ -111,21 +111,26 @@ waiter_hold(int fd)
 		waiter_set_held(fd);
 }
 
+/* What is held goes back to the queue; false if that fails. */
+static bool
+waiter_let_go(void)
+{
+	if (waiter.held >= 0 &&
+		!poller_set(waiter.poller, waiter.held, 0, POLLER_IN))
+		return false;
+	waiter_set_held(-1);
+	return true;
+}
+
 /*
- * Change what is waited for at a descriptor; false if that fails.  What is
- * held goes back to the queue if it does not stay alone.
+ * Change what is waited for at a descriptor, after which nothing is held;
+ * false if that fails.
  */
 bool
 waiter_watch(int fd, int from, int to)
 {
-	bool		held = waiter.held == fd;
-
-	if (waiter.held >= 0 && !held &&
-		!poller_set(waiter.poller, waiter.held, 0, POLLER_IN))
+	if (!waiter_let_go() || !poller_set(waiter.poller, fd, from, to))
 		return false;
-	if (!poller_set(waiter.poller, fd, held ? 0 : from, to))
-		return false;
-	waiter_set_held(-1);
 
 	if (from == 0)
 	{
