@@ -434,6 +434,21 @@ http_mask(const PollerEvent *event)
 }
 
 /*
+ * Has a pool a connection whose peer has not hung up?  Each is waited for as
+ * long as that.
+ */
+static bool
+http_is_alive(const HttpPool *pool)
+{
+	for (int fd = 0; fd < http.nsockets; fd++)
+	{
+		if (http.sockets[fd].pool == pool && http.sockets[fd].polled != 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Something has come to a connection that is idle: its end, most likely.  If
  * it is an answer that nobody asked for, libcurl (7.88) would take it for that
  * to the next question, so no question may go there any more.  (HTTP/2 says
@@ -447,7 +462,7 @@ http_retire(int fd)
 	(void) http_poll(fd, 0);
 	if (socket->ours && socket->in_turn)
 		(void) shutdown(fd, SHUT_RDWR);
-	if (socket->pool != NULL)
+	if (socket->pool != NULL && !http_is_alive(socket->pool))
 		pool_let_rest(socket->pool);
 }
 

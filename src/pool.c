@@ -292,9 +292,9 @@ pool_finished(void)
 }
 
 /*
- * The peer of an idle connection hangs up, and libcurl hears of it with the
- * pool's next request only: if there is none, nor any under way, the pool is
- * closed.  The first is in use as long as the process asks anything.
+ * The peers of all its connections have hung up, and libcurl hears of it with
+ * the pool's next request only: if there is none, nor any under way, the pool
+ * is closed.  The first is in use as long as the process asks anything.
  */
 void
 pool_let_rest(HttpPool *pool)

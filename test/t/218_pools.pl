@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use AnyvodTest;
+use AnyvodTest::Peer;
 use File::Basename;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -38,6 +39,7 @@ my $node;
 		options => "rate_limit '100000', max_concurrency '$at_once'",
 		conf => <<'END');
 max_files_per_process = 2500
+statement_timeout = 60s
 anyvod.poll_floor = 10ms
 anyvod.poll_cap = 10ms
 END
@@ -105,6 +107,45 @@ ok( wait_until(
 		}),
 	'those that the peer has closed are given up');
 $session->quit;
+
+# One that its peer closes takes no others with it.
+my $leave = "$build/leave";
+my $crowd = AnyvodTest::Peer->new(
+	sub {
+		my ($client, $note) = @_;
+		my $body =
+		  '{"Response":{"Status":"WAITING","TaskType":"AigcImageTask"}}';
+
+		$note->("connection\n");
+		while (AnyvodTest::Peer::read_head($client, sub { }) =~
+			m{/query/crowd-(\d+) })
+		{
+			syswrite $client, "HTTP/1.1 200 OK\r\nContent-Length: "
+			  . length($body) . "\r\n\r\n$body";
+			next if $1 != $pool + 6;
+			wait_until(sub { -e $leave });
+			close $client;
+			$note->("left\n");
+			return;
+		}
+	});
+my $crowd_url = quote_literal($crowd->url);
+$node->safe_psql('postgres',
+	"ALTER SERVER anyapi OPTIONS (SET base_url $crowd_url)");
+$session = open_session($node);
+is(ask_many($session, 'crowd', $pool + 6),
+	$pool + 6, 'more questions than one pool takes are answered');
+append_to_file($leave, '');
+ok(wait_until(sub { $crowd->heard =~ /left/ }),
+	'one of their connections is closed');
+$session->query_safe("SELECT anyvod_query('image', 'other')");
+is(ask_many($session, 'crowd', $pool + 6), $pool + 6,
+	'as many are answered again');
+is( scalar(() = $crowd->heard =~ /connection/g),
+	$pool + 6 + 1,
+	'over the connections that are left, and a new one');
+$session->quit;
+$crowd->stop;
 
 # Two gateways whose questions take turns take no connections from each other.
 my $gateway = start_simulator(keys => ['sk-pools']);
