@@ -81,6 +81,16 @@ is((scalar grep { $_ > $prompt } @alone, @together, @last),
 	0, 'one connection or several, what arrives is noticed');
 is($simulator->stats->{connections}, 3 * 4, 'as many as are needed');
 
+# A descriptor that was waited for by itself may be another file's later.
+is(ask('delay50-held'), '00000 succeeded', 'the only connection is used again');
+is(ask('delay50-close-held'), '00000 succeeded', 'until it is closed');
+$session->query_safe('SELECT count(*) FROM pg_largeobject');
+is(ask('image-held'), '00000 succeeded', 'then another is waited for');
+# Nor does one that is closed stand for the one that is left.
+my $waited = (run_query($session, 'SELECT count(response) FROM anyvod_query_many('
+		  . "ARRAY['delay500-left', 'close-left'])"))[3];
+cmp_ok($waited - 500, '<', $prompt, 'and the first when the last is closed');
+
 # statement_timeout
 $session->query_safe("SET statement_timeout = '200ms'");
 my (@states, @times);
