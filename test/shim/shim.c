@@ -5,8 +5,9 @@
  *
  * Preloaded (LD_PRELOAD), it appends a line "FUNCTION PID" to the file that
  * SHIM_LOG names: "loaded" when a program starts with it, and a line for each
- * call of curl_global_init and curl_multi_init, which then go on as usual.  A
- * fork without exec says nothing of its own.  Nothing is judged here.
+ * call of curl_global_init, curl_multi_init and curl_easy_init, which then go
+ * on as usual.  A fork without exec says nothing of its own.  Nothing is judged
+ * here.
  *
  * The name hang.invalid is not resolved as long as the file is there that
  * SHIM_HANG names.  The file that SHIM_NAMES names has lines "NAME ADDRESS...":
@@ -27,6 +28,7 @@
 /* As in curl.h, which is not needed for the rest. */
 extern int	curl_global_init(long flags);
 extern void *curl_multi_init(void);
+extern void *curl_easy_init(void);
 
 /* One write to a file opened for appending: lines of two never mix. */
 static void
@@ -73,14 +75,27 @@ curl_global_init(long flags)
 	return next(flags);
 }
 
-void *
-curl_multi_init(void)
+/* A function of libcurl's that makes a handle. */
+static void *
+shim_make(const char *function)
 {
 	void *(*next)(void);
 
-	shim_record("curl_multi_init");
-	*(void **) &next = shim_next("curl_multi_init");
+	shim_record(function);
+	*(void **) &next = shim_next(function);
 	return next();
+}
+
+void *
+curl_multi_init(void)
+{
+	return shim_make("curl_multi_init");
+}
+
+void *
+curl_easy_init(void)
+{
+	return shim_make("curl_easy_init");
 }
 
 typedef int (*ShimResolver)(const char *, const char *,

@@ -13,7 +13,7 @@ use Test::More;
 plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
 needs_descriptors(2500);
 
-# What says how many multi handles a process makes is built here and now.
+# What says how many handles a process makes is built here and now.
 my $build = PostgreSQL::Test::Utils::tempdir_short();
 system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
 	"BUILD=$build");
@@ -23,7 +23,8 @@ system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
 my $pool = 64;
 my $own = 2;
 my $at_once = 300;
-my $simulator = start_simulator(keys => ['sk-pools']);
+my $at_other = 100;
+my $simulator = start_simulator(keys => [ 'sk-pools', 'sk-tenant' ]);
 my $other = start_simulator(keys => ['sk-pools']);
 my $other_url = quote_literal($other->url);
 my $node;
@@ -46,15 +47,18 @@ END
 }
 $node->safe_psql('postgres', <<"END");
 CREATE SERVER other FOREIGN DATA WRAPPER anyvod OPTIONS (
-	base_url $other_url, rate_limit '100000', max_concurrency '100');
+	base_url $other_url, rate_limit '100000', max_concurrency '$at_other');
 CREATE USER MAPPING FOR PUBLIC SERVER other OPTIONS (api_key 'sk-pools');
+CREATE ROLE tenant;
+GRANT USAGE ON FOREIGN SERVER anyapi TO tenant;
+CREATE USER MAPPING FOR tenant SERVER anyapi OPTIONS (api_key 'sk-tenant');
 END
 
-# How often a process has made a multi handle.
-sub multi_handles
+# How many handles of a kind, easy or multi, a process has made.
+sub handles_made
 {
-	my ($pid) = @_;
-	my $made = () = slurp_file("$build/log") =~ /^curl_multi_init $pid$/mg;
+	my ($kind, $pid) = @_;
+	my $made = () = slurp_file("$build/log") =~ /^curl_${kind}_init $pid$/mg;
 
 	return $made;
 }
@@ -89,11 +93,25 @@ is($simulator->stats->{max_in_flight}, $at_once, 'all were asked at once');
 is($simulator->stats->{connections},
 	$at_once, 'each over a connection of its own');
 my $pools = int(($at_once + $pool - 1) / $pool);
-is(multi_handles($pid), $pools, "no multi handle has more than $pool");
+is(handles_made('multi', $pid), $pools, "no multi handle has more than $pool");
 
+my $easy = handles_made('easy', $pid);
 is(ask_many($session, 'image-delay500', $at_once),
 	$at_once, 'as many are answered again');
+is(handles_made('easy', $pid), $easy, 'by the same easy handles');
 is($simulator->stats->{connections}, $at_once, 'over the same connections');
+
+# As many easy handles are kept as there may be questions at once.
+foreach my $role ('tenant', 'NONE')
+{
+	$session->query_safe("SET ROLE $role");
+	is(ask_many($session, 'image', $at_once),
+		$at_once, "another key's questions are answered: role $role");
+}
+is( handles_made('easy', $pid) - $easy,
+	$at_once + $at_once - $at_other,
+	'handles that were used long ago have gone');
+is($simulator->stats->{connections}, $at_once, 'and no connection');
 
 # Idle connections that the peer closes do not stay until they are wanted.
 cmp_ok(sockets($pid) - $before, '>=', $at_once, 'connections are kept');
