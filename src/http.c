@@ -66,6 +66,9 @@
  */
 #define HTTP_SPARE_DESCRIPTORS 8
 
+/* Look this often, in milliseconds, at what cannot be waited for. */
+#define HTTP_LOOK_EVERY 50
+
 struct HttpBatch
 {
 	dlist_head	in_flight;
@@ -98,6 +101,7 @@ static struct
 	int			nsockets;
 	size_t		body_bytes;		/* allocated to bodies */
 	bool		finished;		/* a request has, in this turn */
+	bool		deaf;			/* something wanted is not waited for */
 } http;
 
 
@@ -284,6 +288,10 @@ http_idle(int fd)
  * of its time).  It is taken out when something comes that nobody wants.  That
  * needs to know when the descriptor is closed, so it holds for sockets of ours
  * only; libcurl's resolver has others, which it closes by itself.
+ *
+ * The system may refuse to wait for one more.  That is not said to libcurl:
+ * 7.88 would do nothing more with this multi handle, and then use a request's
+ * memory that has been freed.
  */
 static int
 http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
@@ -297,8 +305,9 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
 		wanted |= POLLER_OUT;
 
+	/* (Those of ours have room.  The resolver looks by itself, too.) */
 	if (!http_socket_room(fd))
-		return -1;
+		return 0;
 	socket = &http.sockets[fd];
 	socket->pool = arg;
 	/* If its peer is to say something, there is a connection. */
@@ -308,11 +317,10 @@ http_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 		socket->in_turn = http_version_of(easy) == CURL_HTTP_VERSION_1_1;
 	socket->wanted = wanted;
 	if (wanted == 0 && socket->ours)
-	{
 		http_idle(fd);
-		return 0;
-	}
-	return http_poll(fd, wanted) ? 0 : -1;
+	else if (!http_poll(fd, wanted))
+		http.deaf = true;
+	return 0;
 }
 
 /*
@@ -473,7 +481,11 @@ http_retire(int fd)
 static long
 http_time_to_wait(long timeout_ms)
 {
-	return route_ready() ? 0 : pool_time_to_wait(timeout_ms);
+	if (route_ready())
+		return 0;
+	if (http.deaf && (timeout_ms < 0 || timeout_ms > HTTP_LOOK_EVERY))
+		timeout_ms = HTTP_LOOK_EVERY;
+	return pool_time_to_wait(timeout_ms);
 }
 
 
@@ -777,11 +789,29 @@ http_dispatch(bool ready)
 	}
 }
 
+/* Have libcurl look for itself where nothing can be waited for. */
+static void
+http_look(void)
+{
+	if (!http.deaf)
+		return;
+	http.deaf = false;
+	for (int fd = 0; fd < http.nsockets; fd++)
+	{
+		if (http.sockets[fd].wanted == 0 ||
+			http_poll(fd, http.sockets[fd].wanted))
+			continue;
+		http.deaf = true;
+		pool_act(http.sockets[fd].pool, fd, 0);
+	}
+}
+
 /* Do what is due. */
 static void
 http_advance(void)
 {
 	pool_tick();
+	http_look();
 	http_collect();
 	http_let_in();
 }

@@ -47,25 +47,26 @@ static struct
 
 /*
  * Build the set, anew if what is held has changed: a WaitEventSet lets nothing
- * go.  Should this raise an error, it is built when it is wanted next.
+ * go.  Should this raise an error, what there is of it is stale.
  */
 static void
 waiter_build(void)
 {
-	WaitEventSet *set;
-
 	if (waiter.set != NULL)
 		FreeWaitEventSet(waiter.set);
 	waiter.set = NULL;
-	set = compat_create_wait_event_set(4);
-	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	waiter.stale = true;
+	waiter.set = compat_create_wait_event_set(4);
+	AddWaitEventToSet(waiter.set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
+					  NULL);
 	if (IsUnderPostmaster)
-		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
+		AddWaitEventToSet(waiter.set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
 						  NULL, NULL);
-	AddWaitEventToSet(set, WL_SOCKET_READABLE, waiter.poller, NULL, NULL);
+	AddWaitEventToSet(waiter.set, WL_SOCKET_READABLE, waiter.poller,
+					  NULL, NULL);
 	if (waiter.held >= 0)
-		AddWaitEventToSet(set, WL_SOCKET_READABLE, waiter.held, NULL, NULL);
-	waiter.set = set;
+		AddWaitEventToSet(waiter.set, WL_SOCKET_READABLE, waiter.held,
+						  NULL, NULL);
 	waiter.stale = false;
 	waiter.wait_event = compat_wait_event("AnyvodAnswer");
 }
@@ -85,7 +86,7 @@ waiter_create(void)
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not create an event queue: %m"),
 				 errhint("Consider raising \"max_files_per_process\".")));
-	if (waiter.set == NULL)
+	if (waiter.set == NULL || waiter.stale)
 		waiter_build();
 }
 

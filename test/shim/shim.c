@@ -13,16 +13,22 @@
  * SHIM_HANG names.  The file that SHIM_NAMES names has lines "NAME ADDRESS...":
  * these names have these addresses, in that order.
  *
+ * No descriptor can be added to an event queue as long as the file is there
+ * that SHIM_NO_WATCH names, as when there is no more room for such (man epoll,
+ * max_user_watches).
+ *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 /* As in curl.h, which is not needed for the rest. */
@@ -163,4 +169,20 @@ getaddrinfo(const char *name, const char *service,
 	if (line[0] != '\0')
 		return shim_resolve(next, line, service, hints, found);
 	return next(name, service, hints, found);
+}
+
+int
+epoll_ctl(int queue, int operation, int fd, struct epoll_event *event)
+{
+	int (*next)(int, int, int, struct epoll_event *);
+	const char *no_watch = getenv("SHIM_NO_WATCH");
+
+	if (no_watch != NULL && operation == EPOLL_CTL_ADD &&
+		access(no_watch, F_OK) == 0)
+	{
+		errno = ENOSPC;
+		return -1;
+	}
+	*(void **) &next = shim_next("epoll_ctl");
+	return next(queue, operation, fd, event);
 }

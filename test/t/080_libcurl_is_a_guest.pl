@@ -14,6 +14,7 @@ plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
 # What says which process starts libcurl is built here and now.
 my $build = PostgreSQL::Test::Utils::tempdir_short();
 my $log = "$build/log";
+my $no_watch = "$build/no_watch";
 system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
 	"BUILD=$build");
 
@@ -22,6 +23,7 @@ my $node;
 {
 	local $ENV{LD_PRELOAD} = "$build/shim.so";
 	local $ENV{SHIM_LOG} = $log;
+	local $ENV{SHIM_NO_WATCH} = $no_watch;
 
 	$node = anyvod_node(
 		'guest',
@@ -49,6 +51,15 @@ sub threads
 	my @threads = glob "/proc/$pid/task/*";
 
 	return scalar @threads;
+}
+
+# How many descriptors a process has.
+sub descriptors
+{
+	my ($pid) = @_;
+	my @descriptors = glob "/proc/$pid/fd/*";
+
+	return scalar @descriptors;
 }
 
 ok(callers('loaded')->{$postmaster}, 'the postmaster has the shim in it');
@@ -92,7 +103,35 @@ ok(wait_until(sub { threads($pid) == 1 }),
 	'no thread is left in a session that is idle');
 ok(wait_until(sub { threads($worker) == 1 }), 'nor in the worker');
 is(threads(launcher_pid($node)), 1, 'nor in the launcher');
-$idle->quit;
 $session->quit;
+
+# Nor does one that could not be waited for.
+my $asked = "DO \$\$ BEGIN PERFORM anyvod_query('image');"
+  . ' EXCEPTION WHEN OTHERS THEN NULL; END $$';
+my $idle_pid = $idle->query_safe('SELECT pg_backend_pid()');
+append_to_file($no_watch, '');
+$idle->query_safe($asked);
+my $before = descriptors($idle_pid);
+$idle->query_safe($asked) for 1 .. 20;
+is(descriptors($idle_pid), $before,
+	'no descriptor is left by questions that cannot be waited for');
+unlink $no_watch;
+
+sub ask_many
+{
+	my ($count) = @_;
+
+	return $idle->query_safe('SELECT count(response) FROM'
+		  . " anyvod_query_many(ARRAY(SELECT 'image-delay100-' || i"
+		  . " FROM generate_series(1, $count) AS i))");
+}
+
+# Nothing is known of new connections, so they are looked at now and then.
+is(ask_many(2), 2, 'as soon as they can be they are asked');
+append_to_file($no_watch, '');
+is(ask_many(5), 5, 'if only some cannot, all are answered');
+unlink $no_watch;
+is(ask_many(5), 5, 'and again when all can be');
+$idle->quit;
 
 done_testing();
