@@ -136,20 +136,6 @@ settled_read_body(void *arg)
 			1;
 }
 
-/* Read a page of settled rows, and say how many there were. */
-static TrackerOutcome
-settled_read_page(SettledReading *reading, TrackerBody body)
-{
-	TrackerOutcome outcome;
-	ErrorData  *error;
-
-	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT, body, reading,
-						  &error);
-	if (outcome == TRACKER_FAILED)
-		tracker_log("read settled tasks", error);
-	return outcome;
-}
-
 /*
  * Find when the earliest of the "max" rows was settled that were settled last
  * before "at", which is set to it.  "n" says how many rows there were.
@@ -158,8 +144,8 @@ TrackerOutcome
 settled_look_back(int max, TimestampTz *at, int *n)
 {
 	SettledReading reading = {.max = max, .at = *at};
-	TrackerOutcome outcome = settled_read_page(&reading,
-											   settled_look_back_body);
+	TrackerOutcome outcome = tracker_read("read settled tasks",
+										  settled_look_back_body, &reading);
 
 	*at = reading.at;
 	*n = reading.n;
@@ -176,8 +162,8 @@ settled_read(int max, TimestampTz *at, TimestampTz until,
 			 SettledVisit visit, void *arg, int *n)
 {
 	SettledReading reading = {max, *at, until, visit, arg, 0};
-	TrackerOutcome outcome = settled_read_page(&reading,
-											   settled_read_body);
+	TrackerOutcome outcome = tracker_read("read settled tasks",
+										  settled_read_body, &reading);
 
 	*at = reading.at;
 	*n = reading.n;

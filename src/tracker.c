@@ -387,6 +387,19 @@ tracker_log(const char *doing, const ErrorData *error)
 			 error->context ? errcontext("%s", error->context) : 0));
 }
 
+/* Run "body", which reads the table, and tell the log if that fails. */
+TrackerOutcome
+tracker_read(const char *doing, TrackerBody body, void *arg)
+{
+	ErrorData  *error;
+	TrackerOutcome outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
+										 body, arg, &error);
+
+	if (outcome == TRACKER_FAILED)
+		tracker_log(doing, error);
+	return outcome;
+}
+
 /* Is an error for want of room, memory or the like?  (Classes 53 and 58) */
 bool
 tracker_is_systems(int sqlstate)
@@ -599,13 +612,9 @@ tracker_list_page(int max, TrackerListedVisit visit, void *arg, bool *more)
 {
 	TrackerListing listing = {max, visit, arg, 0};
 	TrackerOutcome outcome;
-	ErrorData  *error;
 
 	*more = true;
-	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
-						  tracker_list_body, &listing, &error);
-	if (outcome == TRACKER_FAILED)
-		tracker_log("list pending tasks", error);
+	outcome = tracker_read("list pending tasks", tracker_list_body, &listing);
 	if (outcome != TRACKER_DONE || listing.listed == max)
 		return outcome;
 	*more = tracker_position.all && !tracker_position.answered;
@@ -728,14 +737,8 @@ tracker_confirm(const char **task_ids, int n, TrackerRowVisit visit,
 				void *arg)
 {
 	TrackerConfirming confirming = {task_ids, n, visit, arg};
-	TrackerOutcome outcome;
-	ErrorData  *error;
 
-	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
-						  tracker_confirm_body, &confirming, &error);
-	if (outcome == TRACKER_FAILED)
-		tracker_log("read pending tasks", error);
-	return outcome;
+	return tracker_read("read pending tasks", tracker_confirm_body, &confirming);
 }
 
 typedef struct TrackerVisiting
@@ -763,14 +766,8 @@ TrackerOutcome
 tracker_visit(const TrackerRow *rows, int n, TrackerRowVisit visit, void *arg)
 {
 	TrackerVisiting visiting = {rows, n, visit, arg};
-	TrackerOutcome outcome;
-	ErrorData  *error;
 
-	outcome = tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
-						  tracker_visit_body, &visiting, &error);
-	if (outcome == TRACKER_FAILED)
-		tracker_log("ask for pending tasks", error);
-	return outcome;
+	return tracker_read("ask for pending tasks", tracker_visit_body, &visiting);
 }
 
 

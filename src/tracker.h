@@ -110,6 +110,8 @@ extern TrackerOutcome tracker_write(TrackerChange **changes, int n,
 extern TrackerOutcome tracker_run(LOCKMODE lock, int time_limit,
 								  TrackerBody body, void *arg,
 								  ErrorData **error);
+extern TrackerOutcome tracker_read(const char *doing, TrackerBody body,
+								   void *arg);
 extern void tracker_log(const char *doing, const ErrorData *error);
 extern bool tracker_is_systems(int sqlstate);
 extern const char *tracker_get_schema(void);
