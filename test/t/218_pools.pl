@@ -202,6 +202,18 @@ $session = open_session($node);
 is(ask_many($session, 'image-delay2000', $at_once),
 	$at_once, 'with fewer descriptors all are answered, too');
 is($gateway->stats->{max_in_flight}, $at_once, 'and asked at once');
+
+# Each has some for itself, and gives them back when it is closed.
+foreach my $i (1 .. 8)
+{
+	$gateway->stop;
+	$session->query_safe("SELECT anyvod_query('image', 'other')")
+	  foreach 1 .. 3;
+	$gateway =
+	  start_simulator(keys => ['sk-pools'], port => $gateway->port);
+	is(ask_many($session, "image-$i", $at_once),
+		$at_once, "so they are after interruption $i");
+}
 $session->quit;
 $node->stop;
 
