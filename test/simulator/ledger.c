@@ -3,7 +3,7 @@
  *		What was asked: tasks, counters, the log, and the accepted keys.
  *
  * Tests ask for these figures to see what a client did.  Nothing here knows
- * of HTTP; what a task does is answers.c's business.
+ * of HTTP; what a task does is the business of words.c.
  *
  * Tasks are kept in a hash table that grows by linear hashing, one bucket
  * with each new task, so that no question waits for millions of tasks to be

@@ -3,7 +3,8 @@
  *		What the rooms of the simulated gateway share.
  *
  * simulator.c	command line, event loop, sockets and HTTP
- * answers.c	words of a task id, the course of a task, bodies of answers
+ * words.c		words of a task id, the course of a task
+ * answers.c	bodies of answers
  * files.c		what the URLs of generated files lead to
  * ledger.c		what was asked: tasks, counters, log, accepted keys
  * json.c		writing JSON
@@ -17,6 +18,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#define LENGTH_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 /* json.c */
 
@@ -48,9 +51,45 @@ extern void json_number(Json *json, const char *key, int64_t value);
 extern void json_real(Json *json, const char *key, const char *value);
 extern void json_null(Json *json, const char *key);
 
-/* answers.c */
+/* words.c */
 
-typedef struct TaskType TaskType;
+/* Where a task object keeps its files */
+typedef enum Output
+{
+	OUTPUT_FILE_INFOS,
+	OUTPUT_AUDIO,				/* AudioInfos and VideoInfos */
+	OUTPUT_FILE_INFO,			/* one object */
+	OUTPUT_FLAT,				/* FileUrl directly in Output */
+	OUTPUT_MODELS,				/* FileInfos with PreviewFileUrl */
+	OUTPUT_PROCEDURE			/* in the results of its sub-tasks */
+} Output;
+
+typedef struct TaskType
+{
+	const char *name;			/* TaskType */
+	const char *key;			/* key of the task object */
+	const char *model;
+	const char *version;
+	const char *extension;		/* of its files */
+	Output		output;
+	bool		has_code_ext;
+	bool		has_session;
+	int64_t		run_time;		/* ms, of a task that has ended already */
+} TaskType;
+
+enum
+{
+	TYPE_IMAGE,
+	TYPE_VIDEO,
+	TYPE_AUDIO,
+	TYPE_SCENE_IMAGE,
+	TYPE_SCENE_VIDEO,
+	TYPE_REDRAW,
+	TYPE_HUNYUAN3D,
+	TYPE_EDIT,
+	TYPE_PROCESS_IMAGE,
+	TYPE_PROCEDURE
+};
 
 /* What goes wrong with an answer; xN limits it to the first N questions. */
 typedef struct Trouble
@@ -113,6 +152,14 @@ typedef struct Course
 	int64_t		ends;
 } Course;
 
+extern const TaskType task_types[];
+
+extern void words_read(const char *id, Words *words);
+extern void words_end_trouble(Words *words);
+extern Course task_course(const Words *words, int64_t first);
+
+/* answers.c */
+
 /* One answer, ready to be sent */
 typedef struct Answer
 {
@@ -135,9 +182,6 @@ typedef struct Answer
 
 extern void answers_start(const char *base_url, uint64_t seed);
 extern void request_id_make(char *id, int64_t now);
-extern void words_read(const char *id, Words *words);
-extern void words_end_trouble(Words *words);
-extern Course task_course(const Words *words, int64_t first);
 extern void answer_task(const char *id, const Words *words, int64_t first,
 						int64_t		now, const char *request_id,
 						Answer *answer);
