@@ -6,6 +6,7 @@ use warnings;
 
 use AnyvodTest;
 use AnyvodTest::Peer;
+use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes;
 
@@ -212,6 +213,7 @@ my $said = sub {
 
 	return "HTTP/1.1 200 OK\r\nContent-Length: @{[ length $body ]}\r\n\r\n$body";
 };
+my $idle = PostgreSQL::Test::Utils::tempdir() . '/idle';
 my $talkative = AnyvodTest::Peer->new(
 	sub {
 		my ($client, $note) = @_;
@@ -222,8 +224,9 @@ my $talkative = AnyvodTest::Peer->new(
 			Time::HiRes::sleep(0.05);
 			syswrite $client, $said->('asked');
 		}
-		Time::HiRes::sleep(0.1);
+		wait_until(sub { -e $idle });
 		syswrite $client, $said->('surplus');
+		$note->('said more');
 		AnyvodTest::Peer::read_head($client, $note);
 	});
 $node->safe_psql('postgres',
@@ -232,7 +235,12 @@ my $fresh = open_session($node);
 my @said;
 foreach my $i (1 .. 4)
 {
-	Time::HiRes::sleep(0.5) if $i == 4;
+	if ($i == 4)
+	{
+		append_to_file($idle, '');
+		ok(wait_until(sub { $talkative->heard =~ /said more/ }),
+			'a peer says more than it was asked for');
+	}
 	push @said,
 	  (run_query($fresh,
 			"SELECT anyvod_query('said-$i', 'peer') #>> '{Response,RequestId}'"))[1];

@@ -24,7 +24,7 @@ use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
 use PostgreSQL::Test::Utils;
-use Socket qw(:DEFAULT IPPROTO_TCP);
+use Socket qw(:DEFAULT IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes ();
 
 use parent 'AnyvodTest::Child';
@@ -153,6 +153,8 @@ sub _serve
 	{
 		my $client = $listener->accept or next;
 
+		# what is written has arrived then
+		setsockopt $client, IPPROTO_TCP, TCP_NODELAY, 1;
 		if ((fork() // next) == 0)
 		{
 			alarm $longest;
