@@ -20,6 +20,8 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 
+#include "easy.h"
+
 #define BODY_SIZE 65536
 
 PG_MODULE_MAGIC;
@@ -39,26 +41,18 @@ on_body(char *data, size_t one, size_t len, void *arg)
 	return len;
 }
 
-/* The handle of this process, with the options of "limits easy". */
+/* The handle of this process. */
 static CURL *
 handle(void)
 {
 	static CURL *easy = NULL;
-	struct curl_slist *headers;
 
 	if (easy != NULL)
 		return easy;
 	easy = curl_easy_init();
 	if (easy == NULL)
 		elog(ERROR, "no memory");
-	headers = curl_slist_append(NULL, "Accept: application/json");
-	headers = curl_slist_append(headers, "Authorization: Bearer sk-bench");
-	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
-	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
-	curl_easy_setopt(easy, CURLOPT_USERAGENT, "anyvod/bench");
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(easy, CURLOPT_PROXY, "");
-	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, 30000L);
+	easy_set_up(easy, on_body);
 	return easy;
 }
 

@@ -46,8 +46,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define KEY_HEADER "Authorization: Bearer sk-bench"
-#define ACCEPT_HEADER "Accept: application/json"
+#include "easy.h"
 
 #define URL_SIZE 2048
 #define BODY_SIZE 65536
@@ -182,7 +181,7 @@ run_raw(void)
 	{
 		int			n = snprintf(buffer, sizeof(buffer),
 								 "GET %s%ld HTTP/1.1\r\nHost: bench\r\n"
-								 "User-Agent: anyvod/bench\r\n" ACCEPT_HEADER "\r\n" KEY_HEADER "\r\n\r\n",
+								 "User-Agent: " USER_AGENT "\r\n" ACCEPT_HEADER "\r\n" KEY_HEADER "\r\n\r\n",
 								 path, begun++);
 
 		if (write(fd, buffer, n) != n)
@@ -206,8 +205,6 @@ typedef struct Body
 	char		data[BODY_SIZE];
 } Body;
 
-static struct curl_slist *headers;
-
 static size_t
 on_body(char *data, size_t one, size_t len, void *arg)
 {
@@ -229,18 +226,10 @@ make_handle(void)
 
 	if (easy == NULL || body == NULL)
 		die("no memory");
-	if (headers == NULL)
-		headers = curl_slist_append(curl_slist_append(NULL, ACCEPT_HEADER),
-									KEY_HEADER);
 	body->len = 0;
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, body);
-	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+	easy_set_up(easy, on_body);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, body);
-	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
-	curl_easy_setopt(easy, CURLOPT_USERAGENT, "anyvod/bench");
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(easy, CURLOPT_PROXY, "");
-	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, 30000L);
 	if (options.authority != NULL)
 		curl_easy_setopt(easy, CURLOPT_CAINFO, options.authority);
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
