@@ -4,22 +4,18 @@
 use strict;
 use warnings;
 
+use AnyvodShim;
 use AnyvodTest;
 use AnyvodTest::Fault;
 use AnyvodTest::Front;
 use AnyvodTest::Trouble;
-use File::Basename;
 use IO::Socket::IP;
 use PostgreSQL::Test::Utils;
 use Socket qw(:DEFAULT IPPROTO_IPV6 IPV6_V6ONLY);
 use Test::More;
 use Time::HiRes;
 
-plan skip_all => 'needs LD_PRELOAD of Linux' if $^O ne 'linux';
-
-my $build = PostgreSQL::Test::Utils::tempdir_short();
-system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
-	"BUILD=$build");
+my $build = build_shim();
 
 my $simulator = start_simulator();
 my $proxy = AnyvodTest::Trouble->new($simulator);

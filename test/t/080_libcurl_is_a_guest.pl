@@ -4,19 +4,14 @@
 use strict;
 use warnings;
 
+use AnyvodShim;
 use AnyvodTest;
-use File::Basename;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
-
-# What says which process starts libcurl is built here and now.
-my $build = PostgreSQL::Test::Utils::tempdir_short();
+my $build = build_shim();
 my $log = "$build/log";
 my $no_watch = "$build/no_watch";
-system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
-	"BUILD=$build");
 
 my $simulator = start_simulator(keys => ['sk-guest']);
 my $node;
@@ -33,16 +28,6 @@ my $node;
 		conf => "anyvod.detection_delay = '100ms'");
 }
 my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
-
-# The processes that called a function, by pid, and how often.
-sub callers
-{
-	my ($function) = @_;
-	my %pids;
-
-	$pids{$_}++ foreach slurp_file($log) =~ /^$function (\d+)$/mg;
-	return \%pids;
-}
 
 # A process has one thread, its own.
 sub threads
@@ -62,8 +47,9 @@ sub descriptors
 	return scalar @descriptors;
 }
 
-ok(callers('loaded')->{$postmaster}, 'the postmaster has the shim in it');
-is_deeply(callers('curl_global_init'),
+ok(shim_callers($log, 'loaded')->{$postmaster},
+	'the postmaster has the shim in it');
+is_deeply(shim_callers($log, 'curl_global_init'),
 	{}, 'nobody has started libcurl before it is used');
 
 my $idle = open_session($node);
@@ -83,11 +69,11 @@ ok( poll_until(
 my $worker = worker_pid($node);
 
 is_deeply(
-	callers('curl_global_init'),
+	shim_callers($log, 'curl_global_init'),
 	{ $pid => 1, $worker => 1 },
 	'a session and the worker have started libcurl, once each');
 is_deeply(
-	callers('curl_multi_init'),
+	shim_callers($log, 'curl_multi_init'),
 	{ $pid => 1, $worker => 1 },
 	'and have made one loop each');
 isnt($pid, $postmaster, 'neither is the postmaster');

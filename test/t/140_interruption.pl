@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 
+use AnyvodShim;
 use AnyvodTest;
 use AnyvodTest::Front;
 use AnyvodTest::Peer;
@@ -12,15 +13,11 @@ use File::Basename;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
-
 # Longest that an end takes on a busy machine, in milliseconds: ten times
 # what is promised.
 my $prompt = 1000;
 
-my $build = PostgreSQL::Test::Utils::tempdir_short();
-system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
-	"BUILD=$build");
+my $build = build_shim();
 
 my $simulator = start_simulator();
 my $mute = AnyvodTest::Peer->new(silence());

@@ -4,19 +4,15 @@
 use strict;
 use warnings;
 
+use AnyvodShim;
 use AnyvodTest;
 use AnyvodTest::Peer;
-use File::Basename;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-plan skip_all => 'needs /proc and LD_PRELOAD of Linux' if $^O ne 'linux';
 needs_descriptors(2500);
 
-# What says how many handles a process makes is built here and now.
-my $build = PostgreSQL::Test::Utils::tempdir_short();
-system_or_bail('make', '-s', '-C', dirname(__FILE__) . '/../shim',
-	"BUILD=$build");
+my $build = build_shim();
 
 # As in src/pool.c: connections of a multi handle other than the first, and
 # sockets that it has for itself.
@@ -58,9 +54,8 @@ END
 sub handles_made
 {
 	my ($kind, $pid) = @_;
-	my $made = () = slurp_file("$build/log") =~ /^curl_${kind}_init $pid$/mg;
 
-	return $made;
+	return shim_callers("$build/log", "curl_${kind}_init")->{$pid};
 }
 
 # Sockets that a process has open.
