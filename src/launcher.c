@@ -145,8 +145,8 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 /* This worker: its place. */
 static LauncherPlace *my_place = NULL;
 
-/* Has a worker's own writing made work? */
-static bool own_work = false;
+/* How often this worker's own writing has made work. */
+static uint32 own_work = 0;
 
 /* The launcher: by place; and databases that are still to be visited. */
 static LauncherStart *starts = NULL;
@@ -545,7 +545,7 @@ launcher_serve(void)
 void
 launcher_note_own_work(void)
 {
-	own_work = true;
+	own_work++;
 }
 
 /* What was announced to this worker. */
@@ -562,7 +562,6 @@ launcher_news(void)
 	news.turn_over = my_place->turn_over;
 	LWLockRelease(shared_lock);
 	news.own_work = own_work;
-	own_work = false;
 	return news;
 }
 

@@ -28,7 +28,7 @@ typedef struct LauncherNews
 	bool		go;				/* a command wants the database for itself, or
 								 * the settings have changed */
 	bool		turn_over;		/* others wait for a worker or a place */
-	bool		own_work;		/* writing has made work since the last time */
+	uint32		own_work;		/* so often has writing made work */
 } LauncherNews;
 
 /* A database that has, or may have, work, for who looks from outside. */

@@ -626,7 +626,8 @@ worker_note_news(void)
 		launcher_step_aside();
 		proc_exit(0);
 	}
-	if (news.wakes != worker.news.wakes || news.own_work)
+	if (news.wakes != worker.news.wakes ||
+		news.own_work != worker.news.own_work)
 		lister_note_news();
 	if (news.changes != worker.news.changes)
 	{
@@ -638,6 +639,19 @@ worker_note_news(void)
 		worker_retry_tasks();
 	worker.news = news;
 	question_note_changes(news.changes);
+}
+
+/* Has anything been announced since? */
+static bool
+worker_has_news(void)
+{
+	LauncherNews news = launcher_news();
+
+	return news.wakes != worker.news.wakes ||
+		news.changes != worker.news.changes ||
+		news.mends != worker.news.mends ||
+		news.own_work != worker.news.own_work || news.go ||
+		news.turn_over != worker.news.turn_over;
 }
 
 /* Look at files whose trouble keeps tasks from being asked for. */
@@ -843,6 +857,9 @@ worker_turn(void)
 	if (timeout != 0)
 		timeout = worker_time_to_wait();
 	if (writer_backlog() < WRITER_BACKLOG && http_finished(worker.batch))
+		timeout = 0;
+	/* Waiting for a lock, or in a trigger, may have reset the latch. */
+	if (timeout != 0 && worker_has_news())
 		timeout = 0;
 
 	stat_before_wait(timeout);

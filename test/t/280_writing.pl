@@ -14,6 +14,7 @@ my $node = anyvod_node(
 	simulator => $simulator,
 	options => "rate_limit '5000'",
 	conf => <<'END');
+anyvod.idle_timeout = 1h
 anyvod.detection_delay = 100ms
 anyvod.poll_floor = 50ms
 END
@@ -100,6 +101,21 @@ is( sql("SELECT count(*) FROM anyvod_tasks WHERE error_code IS NOT NULL"),
 	0, 'without a complaint');
 is_deeply([ said('image-slow-1') ], [], 'nor one in the log');
 drop_trigger('slow');
+
+# What is announced while one waits is not lost: pg_sleep() resets the latch
+# that says so, as waiting for a lock does.  At its second call it is given more
+# time than it takes, and the end of that time would wake the worker.
+add_trigger('waits', 'BEFORE', 'PERFORM pg_sleep(2); RETURN NEW;');
+track('waits', 1);
+ok(wait_until(sub { calls('waits') >= 2 }), 'a trigger waits');
+track('meanwhile', 1);
+ok(become('waits', 'succeeded', 1), 'its row is settled');
+my $begin = clock_ms();
+ok(become('meanwhile', 'succeeded', 1), 'and one that has come meanwhile');
+my $late = clock_ms() - $begin;
+measured('after %d ms', $late);
+cmp_ok($late, '<', 1500, 'at once');
+drop_trigger('waits');
 
 # One that takes for ever, for many rows: what comes meanwhile is written first.
 add_trigger('endless', 'BEFORE', 'PERFORM pg_sleep(60); RETURN NEW;');
