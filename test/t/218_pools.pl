@@ -121,7 +121,10 @@ ok( wait_until(
 	'those that the peer has closed are given up');
 $session->quit;
 
-# One that its peer closes takes no others with it.
+# One that its peer closes takes no others with it.  (None is answered before
+# all have asked, so that each asks on a connection of its own.)
+my $crowd_size = $pool + 6;
+my $asked = "$build/asked";
 my $leave = "$build/leave";
 my $crowd = AnyvodTest::Peer->new(
 	sub {
@@ -133,9 +136,11 @@ my $crowd = AnyvodTest::Peer->new(
 		while (AnyvodTest::Peer::read_head($client, sub { }) =~
 			m{/query/crowd-(\d+) })
 		{
+			append_to_file($asked, '.');
+			wait_until(sub { -s $asked && (-s _) % $crowd_size == 0 });
 			syswrite $client, "HTTP/1.1 200 OK\r\nContent-Length: "
 			  . length($body) . "\r\n\r\n$body";
-			next if $1 != $pool + 6;
+			next if $1 != $crowd_size;
 			wait_until(sub { -e $leave });
 			close $client;
 			$note->("left\n");
@@ -146,16 +151,16 @@ my $crowd_url = quote_literal($crowd->url);
 $node->safe_psql('postgres',
 	"ALTER SERVER anyapi OPTIONS (SET base_url $crowd_url)");
 $session = open_session($node);
-is(ask_many($session, 'crowd', $pool + 6),
-	$pool + 6, 'more questions than one pool takes are answered');
+is(ask_many($session, 'crowd', $crowd_size),
+	$crowd_size, 'more questions than one pool takes are answered');
 append_to_file($leave, '');
 ok(wait_until(sub { $crowd->heard =~ /left/ }),
 	'one of their connections is closed');
 $session->query_safe("SELECT anyvod_query('image', 'other')");
-is(ask_many($session, 'crowd', $pool + 6), $pool + 6,
+is(ask_many($session, 'crowd', $crowd_size), $crowd_size,
 	'as many are answered again');
 is( scalar(() = $crowd->heard =~ /connection/g),
-	$pool + 6 + 1,
+	$crowd_size + 1,
 	'over the connections that are left, and a new one');
 $session->quit;
 $crowd->stop;
