@@ -641,13 +641,13 @@ worker_note_news(void)
 	question_note_changes(news.changes);
 }
 
-/* Has anything been announced since? */
+/* Has anything been announced since, or a setting been changed? */
 static bool
 worker_has_news(void)
 {
 	LauncherNews news = launcher_news();
 
-	return news.wakes != worker.news.wakes ||
+	return ConfigReloadPending || news.wakes != worker.news.wakes ||
 		news.changes != worker.news.changes ||
 		news.mends != worker.news.mends ||
 		news.own_work != worker.news.own_work || news.go ||
