@@ -114,6 +114,7 @@ tracker_pin_settings(void)
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
 		{"enable_nestloop", "on"},
+		{"enable_memoize", "off"},	/* no key comes twice */
 		{"enable_indexscan", "on"},
 		{"enable_bitmapscan", "on"},
 		{"plan_cache_mode", "auto"},
@@ -807,12 +808,12 @@ tracker_append_changes(StringInfo sql, bool single)
 /*
  * The statement that writes changes, or a single one.
  *
- * "h" takes a change's row if it is still what was asked for, without waiting
- * for one that somebody holds; it gives no more than the key, since all that
- * goes through it costs.  Both look-ups must go through the primary key,
- * whatever the planner believes of the table's size; the state is compared as
- * text so that the index of pending rows, which statistics may call empty, is
- * no way.
+ * The subquery takes a change's row if it is still what was asked for, without
+ * waiting for one that somebody holds.  Standing in the condition, it is looked
+ * up once for a change and needs no join, through which columns would have to
+ * be passed on.  Both look-ups must go through the primary key, whatever the
+ * planner believes of the table's size; the state is compared as text so that
+ * the index of pending rows, which statistics may call empty, is no way.
  */
 static char *
 tracker_write_sql(bool single)
@@ -842,12 +843,12 @@ tracker_write_sql(bool single)
 					 tracker_schema);
 	tracker_append_changes(&sql, single);
 	appendStringInfo(&sql,
-					 ", LATERAL (SELECT r.task_id FROM %s.anyvod_tasks AS r"
+					 " WHERE t.task_id ="
+					 " (SELECT r.task_id FROM %s.anyvod_tasks AS r"
 					 " WHERE r.task_id = a.task_id"
 					 " AND r.server = a.server AND r.owner = a.owner"
 					 " AND r.state::pg_catalog.text = 'pending'"
-					 " FOR NO KEY UPDATE SKIP LOCKED) AS h"
-					 " WHERE t.task_id = h.task_id"
+					 " FOR NO KEY UPDATE SKIP LOCKED)"
 					 " RETURNING a.n, t.state::pg_catalog.text",
 					 tracker_schema);
 	return sql.data;

@@ -192,6 +192,58 @@ foreach my $veto ([ 'kept', "NEW.state := 'pending'; RETURN NEW;" ],
 	ok(become($name, 'succeeded', 1), "$name: until the trigger is dropped");
 }
 
+# A row that a user changes when the worker's statement has begun, and before it
+# comes to the row, is written as it is by then: alone, and among others.
+add_trigger('counted', 'BEFORE', 'RETURN NEW;');
+sql(<<'END');
+CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock(280);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER gate BEFORE UPDATE ON anyvod_tasks
+	FOR EACH STATEMENT EXECUTE FUNCTION gate();
+END
+my $user = open_session($node);
+foreach my $count (1, 5)
+{
+	my $name = "counted-delay1000-$count";
+	my $ids = "task_id LIKE 'image-$name-%'";
+
+	# all answers are there before the first is written
+	track($name, $count);
+	$user->query_safe('BEGIN; LOCK TABLE anyvod_tasks IN SHARE MODE');
+	ok( wait_until(
+			sub { $simulator->task_requests("image-$name-$count") == 1 })
+		  && poll_until(
+			$node,
+			'SELECT in_flight FROM anyvod_stat_worker'
+			  . ' WHERE datname = current_database()',
+			0),
+		"$count: answers come while nothing can be written");
+	$user->query_safe('SELECT pg_advisory_lock(280)');
+	$user->query_safe('COMMIT');
+	ok( poll_until(
+			$node,
+			"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+			  . ' AND NOT granted',
+			1),
+		"$count: the worker's statement has begun");
+	$user->query_safe("UPDATE anyvod_tasks SET polls = 41 WHERE $ids");
+	$user->query_safe('SELECT pg_advisory_unlock(280)');
+	ok(become($name, 'succeeded', $count), "$count: rows are settled");
+	is( sql("SELECT string_agg(DISTINCT polls::text, ' ') FROM anyvod_tasks"
+			  . " WHERE $ids"),
+		'42',
+		"$count: and nothing is lost");
+	is($simulator->task_requests("image-$name-1"),
+		1, "$count: nor asked for again");
+}
+is(calls('counted'), 6, 'each was written once');
+close_session($user);
+sql('DROP TRIGGER gate ON anyvod_tasks');
+drop_trigger('counted');
+
 # Rows that cannot be written are asked for at common times, a quarter of a
 # second apart, so that many wake the worker up no oftener than one does.
 my ($rows, $apart, $together) = (30, 250, 60);
