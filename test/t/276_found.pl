@@ -1,6 +1,7 @@
 # A new row is asked for without being read again, as long as that is at once: a
 # row that has to wait is read again when its turn comes, and is not asked for
-# if it was deleted, settled or given to another server meanwhile.
+# if it was deleted, settled or given to another server meanwhile.  So is one of
+# which something is known.
 
 use strict;
 use warnings;
@@ -83,5 +84,22 @@ is($simulator->task_requests('image-t60000-z2'), 0,
 	'nor one that was settled');
 is($simulator->task_requests('image-t60000-z3'), 0,
 	'nor one with a key that is no longer its own');
+
+# What is known of a row when it is found is not forgotten: here that its task
+# runs, as another that began with it.
+sql('DELETE FROM anyvod_tasks');
+my $known = sprintf 'image-t600000-b%d000', time;
+insert("$known-1");
+ok(poll_until($node, 'SELECT status FROM anyvod_tasks', 'PROCESSING'),
+	'a task runs');
+my $inserted = sql(<<"SQL");
+INSERT INTO anyvod_tasks (task_id, status, progress, task_type, model, started_at)
+	SELECT '$known-2', status, progress, task_type, model, started_at
+	FROM anyvod_tasks RETURNING xmin;
+SQL
+ok(wait_until(sub { $simulator->task_requests("$known-2") >= 2 }),
+	'a row that says so is asked for');
+is(sql("SELECT xmin FROM anyvod_tasks WHERE task_id = '$known-2'"),
+	$inserted, 'an answer that says the same writes nothing');
 
 done_testing();
