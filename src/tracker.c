@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
@@ -30,11 +31,14 @@
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/params.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -58,6 +62,9 @@
 
 /* A trigger that catches that is told again after so long, in milliseconds. */
 #define TRACKER_INSIST 200
+
+/* Bytes of a row's text that are read at most; an answer has 200. */
+#define TRACKER_LONGEST_TEXT 4000
 
 /* The channel that is told of settled rows. */
 #define TRACKER_CHANNEL "anyvod_tasks"
@@ -483,6 +490,117 @@ tracker_name(SPITupleTable *rows, uint64 row, int column)
 
 
 /*
+ * Rows as they are found: SPI's own table of a result copies each, and looks
+ * for each column from the row's beginning.
+ */
+typedef void (*TrackerTake)(const Datum *values, const bool *nulls, void *arg);
+
+typedef struct TrackerReceiver
+{
+	DestReceiver dest;			/* what the executor knows of this */
+	TrackerTake take;
+	void	   *arg;
+	MemoryContext memory;		/* that "take" works in */
+} TrackerReceiver;
+
+static void
+tracker_receive_first(DestReceiver *dest, int operation, TupleDesc desc)
+{
+}
+
+static void
+tracker_receive_end(DestReceiver *dest)
+{
+}
+
+static bool
+tracker_receive(TupleTableSlot *slot, DestReceiver *dest)
+{
+	TrackerReceiver *receiver = (TrackerReceiver *) dest;
+	MemoryContext old = MemoryContextSwitchTo(receiver->memory);
+
+	slot_getallattrs(slot);
+	receiver->take(slot->tts_values, slot->tts_isnull, receiver->arg);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/*
+ * Run a prepared SELECT with arguments none of which is null, and give its rows
+ * to "take" while it runs.  "doing" says in an error what could not be done.
+ */
+static void
+tracker_select(const char *doing, SPIPlanPtr plan, const Datum *arguments,
+			   TrackerTake take, void *arg, MemoryContext memory)
+{
+	int			n = SPI_getargcount(plan);
+	ParamListInfo params = makeParamList(n);
+	TrackerReceiver receiver = {
+		.dest = {
+			.receiveSlot = tracker_receive,
+			.rStartup = tracker_receive_first,
+			.rShutdown = tracker_receive_end,
+			.rDestroy = tracker_receive_end,
+			.mydest = DestTuplestore,	/* not SPI's, and not nowhere */
+		},
+		.take = take,
+		.arg = arg,
+		.memory = memory,
+	};
+	SPIExecuteOptions options = {
+		.params = params,
+		.read_only = true,
+		.dest = &receiver.dest,
+	};
+
+	for (int i = 0; i < n; i++)
+		params->params[i] = (ParamExternData){
+			.value = arguments[i],
+			.pflags = PARAM_FLAG_CONST,
+			.ptype = SPI_getargtypeid(plan, i),
+		};
+	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not %s", doing)));
+}
+
+/* A text of a row, NULL for null. */
+static char *
+tracker_text(const Datum *values, const bool *nulls, int column)
+{
+	return nulls[column] ? NULL : TextDatumGetCString(values[column]);
+}
+
+/*
+ * The same, but cut if it is longer than what answers have: the table's owner
+ * can write anything.
+ */
+static char *
+tracker_short_text(const Datum *values, const bool *nulls, int column)
+{
+	char	   *string;
+	int			len;
+
+	if (nulls[column] ||
+		toast_raw_datum_size(values[column]) <= TRACKER_LONGEST_TEXT)
+		return tracker_text(values, nulls, column);
+	string = text_to_cstring(DatumGetTextPSlice(values[column], 0,
+												TRACKER_LONGEST_TEXT));
+	len = (int) strlen(string);
+	string[pg_mbcliplen(string, len, len)] = '\0';
+	return string;
+}
+
+/* A point of time of a row, 0 for null. */
+static TimestampTz
+tracker_time(const Datum *values, const bool *nulls, int column)
+{
+	return nulls[column] ? 0 : DatumGetTimestampTz(values[column]);
+}
+
+
+/*
  * Listing
  */
 
@@ -503,7 +621,10 @@ typedef struct TrackerListing
 	int			max;
 	TrackerListedVisit visit;
 	void	   *arg;
+	MemoryContext memory;		/* of one row */
 	int			listed;
+	const char *status;			/* of the last row */
+	const char *task_id;
 } TrackerListing;
 
 /* The text of a page's statement. */
@@ -547,6 +668,26 @@ tracker_set_position(const char *status, const char *task_id)
 	MemoryContextSwitchTo(old);
 }
 
+/* See to a row that has been found. */
+static void
+tracker_take_listed(const Datum *values, const bool *nulls, void *arg)
+{
+	TrackerListing *listing = arg;
+	TrackerListed row;
+
+	MemoryContextReset(listing->memory);
+	listing->task_id = tracker_text(values, nulls, 0);
+	listing->status = tracker_text(values, nulls, 4);
+	listing->listed++;
+	row.task_id = listing->task_id;
+	row.server = NameStr(*DatumGetName(values[1]));
+	row.owner = NameStr(*DatumGetName(values[2]));
+	row.created_at = tracker_time(values, nulls, 3);
+	row.answered = listing->status != NULL;
+	row.blank = DatumGetBool(values[5]);
+	listing->visit(&row, listing->arg);
+}
+
 static void
 tracker_list_body(void *arg)
 {
@@ -556,7 +697,6 @@ tracker_list_body(void *arg)
 	Oid			types[3] = {TEXTOID, TEXTOID, INT4OID};
 	Datum		values[3];
 	SPIPlanPtr	plan;
-	SPITupleTable *rows;
 
 	plan = tracker_plan(&list[answered],
 						tracker_has_plan(&list[answered]) ?
@@ -566,29 +706,12 @@ tracker_list_body(void *arg)
 	values[0] = CStringGetTextDatum(tracker_position.status);
 	values[1] = CStringGetTextDatum(tracker_position.task_id);
 	values[2] = Int32GetDatum(listing->max);
-	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not list pending tasks")));
-	rows = SPI_tuptable;
-	listing->listed = (int) SPI_processed;
-	for (int i = 0; i < listing->listed; i++)
-	{
-		TrackerListed row;
-		const char *status = tracker_string(rows, i, 5);
-		bool		isnull;
-
-		row.task_id = tracker_string(rows, i, 1);
-		row.server = tracker_name(rows, i, 2);
-		row.owner = tracker_name(rows, i, 3);
-		row.created_at =
-			DatumGetTimestampTz(tracker_value(rows, i, 4, &isnull));
-		row.answered = status != NULL;
-		row.blank = DatumGetBool(tracker_value(rows, i, 6, &isnull));
-		listing->visit(&row, listing->arg);
-		if (i == listing->listed - 1)
-			tracker_set_position(status, row.task_id);
-	}
+	listing->memory = AllocSetContextCreate(CurrentMemoryContext, "anyvod row",
+											ALLOCSET_SMALL_SIZES);
+	tracker_select("list pending tasks", plan, values, tracker_take_listed,
+				   listing, listing->memory);
+	if (listing->listed > 0)
+		tracker_set_position(listing->status, listing->task_id);
 }
 
 /*
@@ -611,7 +734,7 @@ tracker_list_begin(bool all)
 TrackerOutcome
 tracker_list_page(int max, TrackerListedVisit visit, void *arg, bool *more)
 {
-	TrackerListing listing = {max, visit, arg, 0};
+	TrackerListing listing = {.max = max, .visit = visit, .arg = arg};
 	TrackerOutcome outcome;
 
 	*more = true;
@@ -633,6 +756,8 @@ typedef struct TrackerConfirming
 {
 	const char **task_ids;
 	int			n;
+	TrackerRow *rows;			/* room for n */
+	int			found;
 	TrackerRowVisit visit;
 	void	   *arg;
 } TrackerConfirming;
@@ -653,10 +778,9 @@ tracker_id_array(const char **task_ids, int n)
  * The statement that reads rows.
  *
  * The table's owner can have altered it, so nothing is taken for granted:
- * types are made ours, nulls left out, and long texts cut, which no answer
- * has.  The state is compared as text for the reason that tracker_write_sql()
- * gives.  Each row is looked up by its key, since nothing can be moved across
- * OFFSET: so the plan suits every table.
+ * types are made ours, and nulls left out.  The state is compared as text for
+ * the reason that tracker_write_sql() gives.  Each row is looked up by its key,
+ * since nothing can be moved across OFFSET: so the plan suits every table.
  */
 static char *
 tracker_confirm_sql(void)
@@ -666,11 +790,11 @@ tracker_confirm_sql(void)
 					" (SELECT t.task_id::pg_catalog.text,"
 					" t.server::pg_catalog.name,"
 					" t.owner::pg_catalog.name,"
-					" pg_catalog.left(t.status, 1000),"
+					" t.status::pg_catalog.text,"
 					" t.progress::pg_catalog.int4,"
-					" pg_catalog.left(t.task_type, 1000),"
-					" pg_catalog.left(t.model, 1000),"
-					" pg_catalog.left(t.error_code, 1000),"
+					" t.task_type::pg_catalog.text,"
+					" t.model::pg_catalog.text,"
+					" t.error_code::pg_catalog.text,"
 					" t.started_at::pg_catalog.timestamptz,"
 					" t.created_at::pg_catalog.timestamptz"
 					" FROM %s.anyvod_tasks AS t"
@@ -681,6 +805,32 @@ tracker_confirm_sql(void)
 					tracker_schema);
 }
 
+/*
+ * Keep a row: it is visited when all are read, since a visit may begin a
+ * subtransaction, and fail there.
+ */
+static void
+tracker_take_row(const Datum *values, const bool *nulls, void *arg)
+{
+	TrackerConfirming *confirming = arg;
+
+	if (confirming->found == confirming->n)
+		return;					/* the table has no key any more */
+	confirming->rows[confirming->found++] = (TrackerRow){
+		.task_id = tracker_text(values, nulls, 0),
+		.server = pstrdup(NameStr(*DatumGetName(values[1]))),
+		.owner = pstrdup(NameStr(*DatumGetName(values[2]))),
+		.status = tracker_short_text(values, nulls, 3),
+		.progress = nulls[4] ? -1 : DatumGetInt32(values[4]),
+		.task_type = tracker_short_text(values, nulls, 5),
+		.model = tracker_short_text(values, nulls, 6),
+		.error_code = tracker_short_text(values, nulls, 7),
+		.has_started_at = !nulls[8],
+		.started_at = tracker_time(values, nulls, 8),
+		.created_at = tracker_time(values, nulls, 9),
+	};
+}
+
 static void
 tracker_confirm_body(void *arg)
 {
@@ -689,43 +839,17 @@ tracker_confirm_body(void *arg)
 	Oid			types[1] = {TEXTARRAYOID};
 	Datum		values[1];
 	SPIPlanPtr	plan;
-	SPITupleTable *rows;
-	uint64		nrows;
 
 	plan = tracker_plan(&confirm,
 						tracker_has_plan(&confirm) ? NULL :
 													 tracker_confirm_sql(),
 						1, types);
 	values[0] = tracker_id_array(confirming->task_ids, confirming->n);
-	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read pending tasks")));
-	rows = SPI_tuptable;
-	nrows = SPI_processed;
-	for (uint64 i = 0; i < nrows; i++)
-	{
-		TrackerRow	row;
-		Datum		value;
-		bool		isnull;
-
-		row.task_id = tracker_string(rows, i, 1);
-		row.server = tracker_name(rows, i, 2);
-		row.owner = tracker_name(rows, i, 3);
-		row.status = tracker_string(rows, i, 4);
-		row.progress = DatumGetInt32(tracker_value(rows, i, 5, &isnull));
-		if (isnull)
-			row.progress = -1;
-		row.task_type = tracker_string(rows, i, 6);
-		row.model = tracker_string(rows, i, 7);
-		row.error_code = tracker_string(rows, i, 8);
-		value = tracker_value(rows, i, 9, &isnull);
-		row.started_at = DatumGetTimestampTz(value);
-		row.has_started_at = !isnull;
-		value = tracker_value(rows, i, 10, &isnull);
-		row.created_at = DatumGetTimestampTz(value);
-		confirming->visit(&row, confirming->arg);
-	}
+	confirming->rows = palloc(confirming->n * sizeof(TrackerRow));
+	tracker_select("read pending tasks", plan, values, tracker_take_row,
+				   confirming, CurrentMemoryContext);
+	for (int i = 0; i < confirming->found; i++)
+		confirming->visit(&confirming->rows[i], confirming->arg);
 }
 
 /*
@@ -737,7 +861,12 @@ TrackerOutcome
 tracker_confirm(const char **task_ids, int n, TrackerRowVisit visit,
 				void *arg)
 {
-	TrackerConfirming confirming = {task_ids, n, visit, arg};
+	TrackerConfirming confirming = {
+		.task_ids = task_ids,
+		.n = n,
+		.visit = visit,
+		.arg = arg,
+	};
 
 	return tracker_read("read pending tasks", tracker_confirm_body, &confirming);
 }

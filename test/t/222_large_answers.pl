@@ -1,6 +1,7 @@
 # Answers of 200 MB are neither downloaded nor kept, are not asked for again
 # and again, and other tasks go on.  Those of 1 MB are written together, but
-# their memory as jsonb is that of one.
+# their memory as jsonb is that of one.  Rows are read to no greater length than
+# answers have.
 
 use strict;
 use warnings;
@@ -127,8 +128,24 @@ ok( poll_until(
 	'ordinary tasks run');
 my $worker = worker_pid($node);
 
-# Results that are kept, all in one batch
+# Rows in which somebody has written what no answer says, all in one round
 my $together = 30;
+my $before = peak($worker);
+sql("INSERT INTO anyvod_tasks (task_id, model)"
+	  . " SELECT 'image-long-' || i, repeat(chr(228), 1000000)"
+	  . " FROM generate_series(1, $together) AS i");
+ok( poll_until(
+		$node,
+		'SELECT count(*) FROM anyvod_tasks'
+		  . " WHERE task_id LIKE 'image-long-%' AND state = 'succeeded'",
+		$together),
+	'rows with texts of 2 MB are filled in');
+my $read = peak($worker) - $before;
+measured("reading $together rows with texts of 2 MB grew the worker by %.0f MB",
+	$read);
+cmp_ok($read, '<', $together / 2, 'by the memory of some of them');
+
+# Results that are kept, all in one batch
 track('image-delay5000-huge1000000', $together);
 ok(wait_until(sub { $simulator->stats->{in_flight} == $together }),
 	"$together answers of 1 MB are on their way");
@@ -139,7 +156,7 @@ ok( poll_until(
 		$node, 'SELECT in_flight FROM anyvod_stat_worker'
 		  . ' WHERE datname = current_database()', 0),
 	'and taken while they cannot be written');
-my $before = peak($worker);
+$before = peak($worker);
 $session->query_safe('COMMIT');
 close_session($session);
 ok( poll_until(
