@@ -102,4 +102,37 @@ ok(wait_until(sub { $simulator->task_requests("$known-2") >= 2 }),
 is(sql("SELECT xmin FROM anyvod_tasks WHERE task_id = '$known-2'"),
 	$inserted, 'an answer that says the same writes nothing');
 
+# Nor is that of a row that is due when others are found, which have to wait
+sql(<<"SQL");
+CREATE SERVER resting FOREIGN DATA WRAPPER anyvod
+	OPTIONS (base_url '@{[ $simulator->url ]}');
+CREATE USER MAPPING FOR PUBLIC SERVER resting OPTIONS (api_key 'sk-found');
+INSERT INTO anyvod_tasks (task_id, server) VALUES ('http429-ra600', 'resting');
+ALTER SYSTEM SET anyvod.poll_floor = '10ms';
+ALTER SYSTEM SET anyvod.poll_cap = '10ms';
+SELECT pg_reload_conf();
+SQL
+ok( poll_until(
+		$node, "SELECT state FROM anyvod_stat_server WHERE server = 'resting'",
+		'paused'),
+	'a server wants to be left alone');
+my $asked = $simulator->task_requests("$known-2");
+ok( wait_until(
+		sub {
+			sql(<<'SQL');
+DO $$
+BEGIN
+	FOR i IN 1 .. 300 LOOP
+		INSERT INTO anyvod_tasks (task_id, server)
+			VALUES ('image-rest-' || gen_random_uuid(), 'resting');
+		COMMIT;
+	END LOOP;
+END $$
+SQL
+			return $simulator->task_requests("$known-2") > $asked + 20;
+		}),
+	'rows of another are asked for meanwhile');
+is(sql("SELECT xmin FROM anyvod_tasks WHERE task_id = '$known-2'"),
+	$inserted, 'and read before');
+
 done_testing();
