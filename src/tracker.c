@@ -756,7 +756,8 @@ typedef struct TrackerConfirming
 {
 	const char **task_ids;
 	int			n;
-	TrackerRow *rows;			/* room for n */
+	TrackerRow *rows;
+	int			room;			/* so many; the table may have no key */
 	int			found;
 	TrackerRowVisit visit;
 	void	   *arg;
@@ -814,8 +815,12 @@ tracker_take_row(const Datum *values, const bool *nulls, void *arg)
 {
 	TrackerConfirming *confirming = arg;
 
-	if (confirming->found == confirming->n)
-		return;					/* the table has no key any more */
+	if (confirming->found == confirming->room)
+	{
+		confirming->room *= 2;
+		confirming->rows = repalloc(confirming->rows,
+									confirming->room * sizeof(TrackerRow));
+	}
 	confirming->rows[confirming->found++] = (TrackerRow){
 		.task_id = tracker_text(values, nulls, 0),
 		.server = pstrdup(NameStr(*DatumGetName(values[1]))),
@@ -845,7 +850,8 @@ tracker_confirm_body(void *arg)
 													 tracker_confirm_sql(),
 						1, types);
 	values[0] = tracker_id_array(confirming->task_ids, confirming->n);
-	confirming->rows = palloc(confirming->n * sizeof(TrackerRow));
+	confirming->room = confirming->n;
+	confirming->rows = palloc(confirming->room * sizeof(TrackerRow));
 	tracker_select("read pending tasks", plan, values, tracker_take_row,
 				   confirming, CurrentMemoryContext);
 	for (int i = 0; i < confirming->found; i++)
@@ -940,9 +946,10 @@ tracker_append_changes(StringInfo sql, bool single)
  * The subquery takes a change's row if it is still what was asked for, without
  * waiting for one that somebody holds.  Standing in the condition, it is looked
  * up once for a change and needs no join, through which columns would have to
- * be passed on.  Both look-ups must go through the primary key, whatever the
- * planner believes of the table's size; the state is compared as text so that
- * the index of pending rows, which statistics may call empty, is no way.
+ * be passed on.  (LIMIT is for a table whose owner has dropped its key.)  Both
+ * look-ups must go through the primary key, whatever the planner believes of
+ * the table's size; the state is compared as text so that the index of pending
+ * rows, which statistics may call empty, is no way.
  */
 static char *
 tracker_write_sql(bool single)
@@ -977,7 +984,7 @@ tracker_write_sql(bool single)
 					 " WHERE r.task_id = a.task_id"
 					 " AND r.server = a.server AND r.owner = a.owner"
 					 " AND r.state::pg_catalog.text = 'pending'"
-					 " FOR NO KEY UPDATE SKIP LOCKED)"
+					 " LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)"
 					 " RETURNING a.n, t.state::pg_catalog.text",
 					 tracker_schema);
 	return sql.data;

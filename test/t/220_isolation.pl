@@ -270,6 +270,10 @@ my @alterations = (
 		  . ' INSERT INTO anyvod_tasks (task_id) VALUES'
 		  . " (''), ('..'), ('../x'), (E'a\\r\\nb'), (repeat('x', 2000)), (U&'\\00e4')"
 	],
+	[ 'ids that come twice' => 'ALTER TABLE anyvod_tasks'
+		  . ' DROP CONSTRAINT anyvod_tasks_pkey;'
+		  . ' INSERT INTO anyvod_tasks (task_id)'
+		  . ' SELECT task_id FROM anyvod_tasks' ],
 	[ 'no times' => 'ALTER TABLE anyvod_tasks ALTER created_at DROP NOT NULL;'
 		  . ' UPDATE anyvod_tasks SET created_at = NULL' ],
 	[ 'times without end' => 'UPDATE anyvod_tasks'
@@ -339,6 +343,13 @@ ok( wait_until(
 # Each is looked at for some rounds more.
 sql("INSERT INTO anyvod_tasks (task_id) VALUES ('image-t4000-end')");
 ok(row_says('image-t4000-end', 'succeeded '), 'some seconds pass');
+my ($twice) = grep { $alterations[$_][0] =~ /twice/ } 0 .. $#alterations;
+ok( poll_until(
+		$node,
+		"SELECT string_agg(state::text, ' ') FROM anyvod_tasks"
+		  . " WHERE task_id = 'image-t3000-house$twice'",
+		'succeeded succeeded', 20, "house$twice"),
+	'two rows of a task are settled');
 my $log = slurp_file($node->logfile, $logged);
 is_deeply(
 	[ $log =~ /(?:terminated by signal|PANIC|TRAP|FATAL|exit code).*/g ],
