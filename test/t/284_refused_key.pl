@@ -82,7 +82,7 @@ ok(poll_until($node, "SELECT count(*) FROM anyvod_stat_server WHERE state = 'pau
 	'a refused key pauses its role');
 track('mixed', 'image-good', 300);
 track('wrong', 'image-wrong', $many);
-track('postgres', 'image-own', 300);
+track(sql('SELECT current_user'), 'image-own', 300);
 ok(wait_until(sub { settled('image-own') == 300 }), 'and nobody else');
 is(settled('image-good'), 0, 'others of the role wait');
 sql('SELECT pg_stat_force_next_flush()');
