@@ -616,17 +616,21 @@ http_restart(HttpRequest *request)
 }
 
 /*
- * Did a shared connection come to its end before anything of the answer was
- * there?  libcurl itself tries again, and may well give up because others do.
+ * Did a connection come to its end before anything of the answer was there?
+ * If it is shared, libcurl itself tries again, and may well give up because
+ * others do.  If it was kept, 8.23 does not always look whether its peer has
+ * closed it meanwhile.
  */
 static bool
 http_was_refused(HttpRequest *request, CURLcode result)
 {
+	bool		kept = !request->opened && result == CURLE_SEND_ERROR;
 	long		status = 0;
 
-	if (!route_is_shared(request->target->route) ||
-		(result != CURLE_SEND_ERROR && result != CURLE_RECV_ERROR &&
-		 result != CURLE_HTTP2 && result != CURLE_HTTP2_STREAM))
+	if (!kept &&
+		(!route_is_shared(request->target->route) ||
+		 (result != CURLE_SEND_ERROR && result != CURLE_RECV_ERROR &&
+		  result != CURLE_HTTP2 && result != CURLE_HTTP2_STREAM)))
 		return false;
 	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE,
 							 &status);
