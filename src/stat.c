@@ -84,8 +84,12 @@ StaticAssertDecl(STAT_SERVER_COLUMNS == 11 + STAT_KINDS, "a column a kind");
  */
 #define STAT_PUBLISH_EVERY 50
 
-/* Counting due tasks may take one part in so many of a worker's time. */
-#define STAT_COUNT_SHARE 100
+/*
+ * Counting due tasks takes one part in so many of a worker's time, but is done
+ * each second if it may take ten times that (microseconds).
+ */
+#define STAT_COUNT_SHARE 1000
+#define STAT_COUNT_EVERY INT64CONST(1000000)
 
 /* A task is late when it has been due for longer than this (microseconds). */
 #define STAT_LATE INT64CONST(1000000)
@@ -509,11 +513,15 @@ stat_note_wait(int64 wait)
 static void
 stat_count_waits(int64 now)
 {
+	int64		taken;
+
 	memset(&mine.counted.waits, 0, sizeof(StatWaits));
 	mine.counted.waits.counted_at = now;
 	queue_visit_waits(stat_note_wait, now);
 	mine.count_at = http_clock();
-	mine.count_at += STAT_COUNT_SHARE * (mine.count_at - now);
+	taken = mine.count_at - now;
+	mine.count_at += Min(STAT_COUNT_SHARE * taken,
+						 Max(STAT_COUNT_SHARE / 10 * taken, STAT_COUNT_EVERY));
 }
 
 /* What a worker that waits waits for. */
