@@ -879,15 +879,16 @@ http_batch_create(MemoryContext context)
 }
 
 /*
- * Start asking "upstream" for a task, whose id has been checked.
+ * Prepare a request that asks "upstream" for a task, whose id has been checked.
+ * It counts as in flight, since it has a place there.
  *
- * Never fails: a request that cannot be started has finished at once, with
+ * Never fails: one that cannot be prepared finishes when it is to begin, with
  * the outcome that says why.  Raises an error only when the memory for the
  * request itself is missing.
  */
 HttpRequest *
-http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
-		   void *tag)
+http_prepare(HttpBatch *batch, const Upstream *upstream, const char *task_id,
+			 void *tag)
 {
 	HttpRequest *request;
 	CURLcode	code = CURLE_OUT_OF_MEMORY;
@@ -897,7 +898,7 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 	request->batch = batch;
 	request->tag = tag;
 	request->retry_after = -1;
-	request->started = http_clock();
+	request->prepared = true;
 	dlist_push_tail(&batch->in_flight, &request->node);
 
 	request->target = target_get(upstream);
@@ -908,16 +909,33 @@ http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
 		code = http_take_handle(request, task_id);
 	}
 	if (request->handle != NULL)
-	{
 		batch->n_in_flight++;
-		if (route_enter(request->target->route, request))
-			http_hand_over(request);
-	}
 	else
-	{
 		outcome_not_started(request, code);
+	return request;
+}
+
+/* Let a request that was prepared go. */
+void
+http_begin(HttpRequest *request)
+{
+	Assert(request->prepared);
+	request->prepared = false;
+	request->started = http_clock();
+	if (request->handle == NULL)
 		http_finish(request);
-	}
+	else if (route_enter(request->target->route, request))
+		http_hand_over(request);
+}
+
+/* Start asking for a task: see http_prepare(). */
+HttpRequest *
+http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
+		   void *tag)
+{
+	HttpRequest *request = http_prepare(batch, upstream, task_id, tag);
+
+	http_begin(request);
 	return request;
 }
 
@@ -1050,7 +1068,7 @@ http_release(HttpRequest *request)
 	if (request->handle != NULL)
 	{
 		http_block_signals(&saved);
-		http_drop_handle(request, false);
+		http_drop_handle(request, request->prepared);
 		http_restore_signals(&saved);
 	}
 	if (request->target != NULL)

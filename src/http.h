@@ -13,6 +13,9 @@
  *		... read request ...
  *		http_release(request);
  *
+ * A request may be prepared some time before it is let go, or released again:
+ * http_start() is http_prepare() and http_begin().
+ *
  * One request and ten thousand are the same code.  When the context is reset
  * or deleted, by an error too, whatever the batch still has in flight is
  * broken off.
@@ -93,6 +96,7 @@ typedef struct HttpRequest
 	int64		started;		/* monotonic clock, microseconds */
 	int64		elapsed;		/* start to end, microseconds */
 	dlist_node	line_node;		/* in its route's line, if in_line */
+	bool		prepared;		/* has not begun */
 	bool		in_line;		/* waits for others to have a connection */
 	bool		on_the_way;		/* its route has seen it go out */
 	bool		opened;			/* a connection was begun for it */
@@ -105,6 +109,9 @@ typedef struct HttpRequest
 } HttpRequest;
 
 extern HttpBatch *http_batch_create(MemoryContext context);
+extern HttpRequest *http_prepare(HttpBatch *batch, const Upstream *upstream,
+								 const char *task_id, void *tag);
+extern void http_begin(HttpRequest *request);
 extern HttpRequest *http_start(HttpBatch *batch, const Upstream *upstream,
 							   const char *task_id, void *tag);
 extern HttpRequest *http_finished(HttpBatch *batch);

@@ -23,6 +23,7 @@ typedef struct Question
 	QueueTask  *task;			/* not queued until the question is over */
 	HttpRequest *request;		/* NULL: it could not be asked */
 	WriterItem	item;			/* what is to be written */
+	pairingheap_node node;		/* among those that wait to be asked */
 	int64		due;			/* when to ask again */
 	uint64		upstream_id;
 	Oid			serverid;

@@ -669,21 +669,33 @@ queue_any_like(QueueTask *task, int64 now)
 	return task;
 }
 
+/* Does nothing keep an account from being asked for one task after another? */
+bool
+queue_is_well(const QueueAccount *account, int64 now)
+{
+	const QueueHealth *health = &account->server->health;
+
+	return !account->refused && !queue_is_probed(health) &&
+		now >= health->paused_until;
+}
+
 /*
  * The next task of a server, which may be asked so many, that is due: of the
- * accounts in turn.
+ * accounts in turn.  Where all is well it may also be one that is due later,
+ * until that time.
  */
 static QueueTask *
-queue_pick(QueueServer *server, bool suspect, int free, int64 now)
+queue_pick(QueueServer *server, bool suspect, int free, int64 until, int64 now)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &server->accounts)
 	{
 		QueueAccount *account = dlist_container(QueueAccount, node, iter.cur);
+		bool		ahead = !suspect && queue_is_well(account, now);
 		QueueTask  *task;
 
-		if (queue_ready(account, suspect, &task) > now ||
+		if (queue_ready(account, suspect, &task) > (ahead ? until : now) ||
 			!queue_has_share(account, queue_count_taken(account), free))
 			continue;
 		dlist_move_tail(&server->accounts, &account->node);
@@ -697,7 +709,8 @@ queue_pick(QueueServer *server, bool suspect, int free, int64 now)
 
 /* Take up to "max" tasks of a server. */
 static int
-queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 now)
+queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 until,
+				int64 now)
 {
 	int			taken[2] = {0, 0};
 	int			n = 0;
@@ -714,7 +727,7 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 now)
 				task = queue_pick(server, suspect,
 								  server->max_concurrency - server->in_flight -
 									  taken[false] - taken[true],
-								  now);
+								  until, now);
 		}
 		if (task == NULL)
 			break;
@@ -730,9 +743,12 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 now)
 	return n;
 }
 
-/* Take up to "max" tasks that are due and may be asked for now. */
+/*
+ * Take up to "max" tasks that are due and may be asked for now, or are to be
+ * asked for until then.
+ */
 int
-queue_take(QueueTask **tasks, int max, int64 now)
+queue_take(QueueTask **tasks, int max, int64 until, int64 now)
 {
 	HASH_SEQ_STATUS scan;
 	QueueServer *server;
@@ -743,7 +759,7 @@ queue_take(QueueTask **tasks, int max, int64 now)
 	while ((server = hash_seq_search(&scan)) != NULL)
 		n += queue_take_from(server, tasks + n,
 							 (int) Min(queue_slots(server, now), max - n),
-							 now);
+							 until, now);
 	return n;
 }
 

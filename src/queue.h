@@ -130,7 +130,8 @@ extern void queue_forget_trouble(int64 now);
 extern void queue_forget_accounts(void);
 extern void queue_retry(int64 now);
 
-extern int	queue_take(QueueTask **tasks, int max, int64 now);
+extern bool queue_is_well(const QueueAccount *account, int64 now);
+extern int	queue_take(QueueTask **tasks, int max, int64 until, int64 now);
 extern int64 queue_next(int64 now);
 extern int64 queue_first_due(void);
 extern void queue_visit_waits(void (*visit)(int64 wait), int64 now);

@@ -4,9 +4,10 @@
  *		One process per database with pending tasks: the loop that asks for
  *		them and writes what was learned.
  *
- * A turn of the loop takes the tasks that are due, confirms in one short
- * read-only transaction that their rows are still pending (unless it has just
- * found them), and starts requests; waits, with no transaction open, until
+ * A turn of the loop takes the tasks that are due, or will be in a moment,
+ * confirms in one short read-only transaction that their rows are still pending
+ * (unless it has just found them), and starts requests, each when its task is
+ * due; waits, with no transaction open, until
  * something happens; reads the answers that have come; and writes what they
  * change in one transaction.  An answer that changes nothing is not written.
  *
@@ -58,9 +59,11 @@
 #define SECOND INT64CONST(1000000)
 
 /*
- * Tasks that one round takes at most.  What falls due within this time of a
- * round is left to the next: reading rows costs much the same for one as for
- * some, and a process is woken no oftener than every millisecond anyway.
+ * Tasks that one round takes at most.  It takes those as well that fall due
+ * within this time, and leaves what else turns up in it to the next: reading
+ * rows costs much the same for one as for some.  But each is asked for when it
+ * is due itself.  Tasks that are asked for at once are due at once from then
+ * on, and become more each time.
  */
 #define WORKER_ROUND 1000
 #define WORKER_ROUND_PAUSE (SECOND / 250)
@@ -107,6 +110,7 @@ static struct
 	MemoryContext asks;			/* questions on their way */
 	MemoryContext round;		/* one round's scratch */
 	HttpBatch  *batch;
+	pairingheap *ahead;			/* questions whose tasks are not due yet */
 	LauncherNews news;			/* what was acted upon */
 	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		idle_since;
@@ -273,6 +277,76 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	change->native = true;
 }
 
+/* The question whose task is due first. */
+static int
+worker_compare(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	const Question *ask_a = pairingheap_const_container(Question, node, a);
+	const Question *ask_b = pairingheap_const_container(Question, node, b);
+
+	return (ask_a->task->due < ask_b->task->due) -
+		(ask_a->task->due > ask_b->task->due);
+}
+
+/* The first of the questions that wait for their time; NULL if none does. */
+static Question *
+worker_first_ahead(void)
+{
+	if (pairingheap_is_empty(worker.ahead))
+		return NULL;
+	return pairingheap_container(Question, node,
+								 pairingheap_first(worker.ahead));
+}
+
+/* A question that has been made goes out. */
+static void
+worker_send(Question *ask, int64 now)
+{
+	ask->task->polls++;
+	http_begin(ask->request);
+	pace_note_start(ask->task, now);
+	stat_note_request(ask->serverid, ask->umid);
+}
+
+/* It does not, after all: its row is to be read again. */
+static void
+worker_take_back(Question *ask)
+{
+	queue_note_end(ask->task);
+	queue_put(ask->task, ask->task->due);
+	question_free(ask);
+}
+
+/* None of those that wait does. */
+static void
+worker_take_all_back(void)
+{
+	while (!pairingheap_is_empty(worker.ahead))
+	{
+		Question   *ask = worker_first_ahead();
+
+		(void) pairingheap_remove_first(worker.ahead);
+		worker_take_back(ask);
+	}
+}
+
+/* Those whose time has come do, unless there has been trouble meanwhile. */
+static void
+worker_send_due(void)
+{
+	int64		now = http_clock();
+	Question   *ask;
+
+	while ((ask = worker_first_ahead()) != NULL && ask->task->due <= now)
+	{
+		(void) pairingheap_remove_first(worker.ahead);
+		if (queue_is_well(ask->task->account, now))
+			worker_send(ask, now);
+		else
+			worker_take_back(ask);
+	}
+}
+
 /* Ask for a task, if its server may be asked for its row. */
 static void
 worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
@@ -305,12 +379,13 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	ask->serverid = account->upstream->serverid;
 	ask->userid = account->upstream->userid;
 	ask->umid = account->upstream->umid;
-	ask->request = http_start(worker.batch, account->upstream, task->task_id,
-							  ask);
-	task->polls++;
+	ask->request = http_prepare(worker.batch, account->upstream, task->task_id,
+								ask);
 	queue_note_start(task, now);
-	pace_note_start(task, now);
-	stat_note_request(ask->serverid, ask->umid);
+	if (task->due <= now)
+		worker_send(ask, now);
+	else
+		pairingheap_add(worker.ahead, &ask->node);
 }
 
 /* The row of a task that is due is still pending. */
@@ -350,7 +425,7 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 			queue_put(task, now + retry);
 		}
 		else
-			queue_put(task, now);
+			queue_put(task, Max(task->due, now));
 	}
 
 	/* One row may have failed the round: find it by asking for them singly. */
@@ -455,10 +530,11 @@ worker_ask(void)
 	int64		now = http_clock();
 	int			n;
 
-	if (writer_backlog() >= WRITER_BACKLOG || now < worker_next_round())
+	if (writer_backlog() >= WRITER_BACKLOG || now < worker_next_round() ||
+		now < queue_next(now))
 		return false;
 	n = queue_take(tasks, Min(worker.round_size, http_room(worker.batch)),
-				   now);
+				   now + WORKER_ROUND_PAUSE, now);
 	if (n == 0)
 		return false;
 	memset(&account, 0, sizeof(account));
@@ -637,6 +713,8 @@ worker_note_news(void)
 	if (news.changes != worker.news.changes ||
 		news.mends != worker.news.mends)
 		worker_retry_tasks();
+	if (news.changes != worker.news.changes || news.turn_over)
+		worker_take_all_back();
 	worker.news = news;
 	question_note_changes(news.changes);
 }
@@ -723,11 +801,14 @@ worker_time_to_wait(void)
 	int64		now = http_clock();
 	int64		until = Min(Min(lister_next(), writer_next()),
 							pace_next_lesson());
+	const Question *ahead = worker_first_ahead();
 	bool		idle = worker_is_idle();
 
 	if (worker.news.turn_over)
 		return worker_milliseconds_to(writer_next(), now);
 
+	if (ahead != NULL)
+		until = Min(until, ahead->task->due);
 	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
 		until = Min(until, Max(queue_next(now), worker_next_round()));
 	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
@@ -796,6 +877,7 @@ worker_init(void)
 										ALLOCSET_DEFAULT_SIZES);
 	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
 										 ALLOCSET_DEFAULT_SIZES);
+	worker.ahead = pairingheap_allocate(worker_compare, NULL);
 	question_init(worker.asks);
 	worker_keep_memory();
 	queue_init();
@@ -840,6 +922,7 @@ worker_turn(void)
 	worker_expire();
 	worker_give_up();
 	worker_list();				/* its rows are asked for before they change */
+	worker_send_due();
 	if (worker.news.turn_over)
 		worker_end_turn();
 	else if (worker_ask())
