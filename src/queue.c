@@ -681,8 +681,8 @@ queue_is_well(const QueueAccount *account, int64 now)
 
 /*
  * The next task of a server, which may be asked so many, that is due: of the
- * accounts in turn.  Where all is well it may also be one that is due later,
- * until that time.
+ * accounts in turn.  Where all is well it may also be one that will be due by
+ * "until".
  */
 static QueueTask *
 queue_pick(QueueServer *server, bool suspect, int free, int64 until, int64 now)
@@ -713,6 +713,7 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 until,
 				int64 now)
 {
 	int			taken[2] = {0, 0};
+	int64		last = now;
 	int			n = 0;
 
 	while (n < max)
@@ -727,7 +728,13 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 until,
 				task = queue_pick(server, suspect,
 								  server->max_concurrency - server->in_flight -
 									  taken[false] - taken[true],
-								  until, now);
+								  last, now);
+		}
+		if (task == NULL && last < until)
+		{
+			/* What is not due yet takes no place of what is. */
+			last = until;
+			continue;
 		}
 		if (task == NULL)
 			break;
@@ -744,8 +751,8 @@ queue_take_from(QueueServer *server, QueueTask **tasks, int max, int64 until,
 }
 
 /*
- * Take up to "max" tasks that are due and may be asked for now, or are to be
- * asked for until then.
+ * Take up to "max" tasks that are due and may be asked for now; and, if there is
+ * room for more, of those that will be due by "until".
  */
 int
 queue_take(QueueTask **tasks, int max, int64 until, int64 now)
@@ -861,7 +868,7 @@ queue_note_limits(QueueServer *server, const Upstream *upstream)
 	server->rate_limit = upstream->rate_limit;
 }
 
-/* A question about a task is on its way. */
+/* A question about a task is on its way, or will be when the task is due. */
 void
 queue_note_start(QueueTask *task, int64 now)
 {
@@ -882,6 +889,17 @@ queue_note_end(QueueTask *task)
 	server->in_flight--;
 	task->account->in_flight--;
 	server->suspects_in_flight -= queue_is_suspect(task);
+}
+
+/* It has not been asked after all: the task waits again. */
+void
+queue_take_back(QueueTask *task)
+{
+	QueueServer *server = task->account->server;
+
+	queue_note_end(task);
+	server->next_slot -= queue_spacing(server);
+	queue_put(task, task->due);
 }
 
 /*

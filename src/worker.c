@@ -4,12 +4,13 @@
  *		One process per database with pending tasks: the loop that asks for
  *		them and writes what was learned.
  *
- * A turn of the loop takes the tasks that are due, or will be in a moment,
+ * A turn of the loop takes the tasks that are due, or will be in a moment, and
  * confirms in one short read-only transaction that their rows are still pending
- * (unless it has just found them), and starts requests, each when its task is
- * due; waits, with no transaction open, until
- * something happens; reads the answers that have come; and writes what they
- * change in one transaction.  An answer that changes nothing is not written.
+ * (unless it has just found them); starts a request for each when it is due,
+ * unless what was read may not hold any more; waits, with no transaction open,
+ * until something happens; reads the answers that have come; and writes what
+ * they change in one transaction.  An answer that changes nothing is not
+ * written.
  *
  * What is kept in memory between turns is in queue.c, and may be lost at any
  * time: the table is the truth, and asking twice is as good as asking once.
@@ -277,7 +278,7 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	change->native = true;
 }
 
-/* The question whose task is due first. */
+/* The earlier is the greater, as the heap gives the greatest first. */
 static int
 worker_compare(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 {
@@ -312,8 +313,7 @@ worker_send(Question *ask, int64 now)
 static void
 worker_take_back(Question *ask)
 {
-	queue_note_end(ask->task);
-	queue_put(ask->task, ask->task->due);
+	queue_take_back(ask->task);
 	question_free(ask);
 }
 
@@ -330,7 +330,10 @@ worker_take_all_back(void)
 	}
 }
 
-/* Those whose time has come do, unless there has been trouble meanwhile. */
+/*
+ * Those whose time has come do, unless there has been trouble meanwhile, or it
+ * has been so long that their rows may have changed: a lock may be waited for.
+ */
 static void
 worker_send_due(void)
 {
@@ -339,8 +342,11 @@ worker_send_due(void)
 
 	while ((ask = worker_first_ahead()) != NULL && ask->task->due <= now)
 	{
+		QueueTask  *task = ask->task;
+
 		(void) pairingheap_remove_first(worker.ahead);
-		if (queue_is_well(ask->task->account, now))
+		if (queue_is_well(task->account, now) &&
+			now - task->due <= WORKER_ROUND_PAUSE)
 			worker_send(ask, now);
 		else
 			worker_take_back(ask);
@@ -509,9 +515,9 @@ worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
 }
 
 /*
- * No round before this.  Where nothing falls due before the pause is over but
- * servers take no more questions at once, the next ones are due as soon as half
- * of them are answered.
+ * No round before this.  Where nothing that waits falls due before the pause is
+ * over, since it has been taken or servers take no more questions at once, the
+ * next ones may be due as soon as half of these are answered.
  */
 static int64
 worker_next_round(void)
@@ -705,6 +711,9 @@ worker_note_news(void)
 	if (news.wakes != worker.news.wakes ||
 		news.own_work != worker.news.own_work)
 		lister_note_news();
+	if (news.changes != worker.news.changes ||
+		news.mends != worker.news.mends || news.turn_over)
+		worker_take_all_back();
 	if (news.changes != worker.news.changes)
 	{
 		queue_forget_trouble(http_clock());
@@ -713,8 +722,6 @@ worker_note_news(void)
 	if (news.changes != worker.news.changes ||
 		news.mends != worker.news.mends)
 		worker_retry_tasks();
-	if (news.changes != worker.news.changes || news.turn_over)
-		worker_take_all_back();
 	worker.news = news;
 	question_note_changes(news.changes);
 }
@@ -873,11 +880,15 @@ worker_keep_memory(void)
 static void
 worker_init(void)
 {
+	MemoryContext old;
+
 	worker.asks = AllocSetContextCreate(TopMemoryContext, "anyvod questions",
 										ALLOCSET_DEFAULT_SIZES);
 	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
 										 ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(worker.asks);
 	worker.ahead = pairingheap_allocate(worker_compare, NULL);
+	MemoryContextSwitchTo(old);
 	question_init(worker.asks);
 	worker_keep_memory();
 	queue_init();
@@ -922,13 +933,13 @@ worker_turn(void)
 	worker_expire();
 	worker_give_up();
 	worker_list();				/* its rows are asked for before they change */
-	worker_send_due();
 	if (worker.news.turn_over)
 		worker_end_turn();
 	else if (worker_ask())
 		timeout = 0;
 	else
 		pace_learn();
+	worker_send_due();
 	MemoryContextReset(worker.round);
 	if (worker.absent)
 	{

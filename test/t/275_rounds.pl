@@ -7,18 +7,13 @@ use warnings;
 
 use AnyvodStatements;
 use AnyvodTest;
-use List::Util qw(max min);
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
 
 # A round comes this long after the one before, in milliseconds.
 my $pause = 4;
-
-# Tasks wait for this long at last, in milliseconds.
-my $wait = 250;
 
 my $simulator = start_simulator(keys => ['sk-rounds']);
 my $node = counting_node(
@@ -119,58 +114,5 @@ measured('%d questions were asked in %.0f ms in %d rounds',
 cmp_ok($rounds, '>', 0, 'rounds are seen');
 cmp_ok($rounds, '<', 10 + 1.1 * $took / $pause,
 	'what is due is read in rounds, not one by one');
-
-# Tasks that fall due one after another, 1,600 in a second for a while, since
-# that is how they were asked for at first
-sql('DELETE FROM anyvod_tasks');
-$node->append_conf('postgresql.conf', <<"END");
-anyvod.poll_floor = ${wait}ms
-anyvod.poll_cap = ${wait}ms
-END
-$node->reload;
-track('anyapi', 200);
-my $waiting = 'image-t6000000-anyapi-200';
-ok( wait_until(sub { $simulator->task_requests($waiting) > 1 }),
-	'tasks are asked for, and wait as long as is allowed');
-sql("ALTER SERVER anyapi OPTIONS (SET rate_limit '100000')");
-@begin = (asked(), rows_read($node));
-ok(wait_until(sub { asked() >= $begin[0] + 2000 }), 'again and again');
-@end = (asked(), rows_read($node));
-my %last;
-my @gaps;
-foreach my $request (@{ $simulator->requests(2000) })
-{
-	my ($id, $ms) = @$request{qw(id ms)};
-	push @gaps, $ms - $last{$id} if $last{$id};
-	$last{$id} = $ms;
-}
-measured('%d questions in %d rounds, %d to %d ms after the one before',
-	$end[0] - $begin[0], $end[1] - $begin[1], min(@gaps), max(@gaps));
-cmp_ok($end[1] - $begin[1], '<', 0.6 * ($end[0] - $begin[0]),
-	'rows are read for some tasks at once');
-cmp_ok(min(@gaps), '>=', $wait - 1, 'but none is asked for before it is due');
-
-# Those whose rows have been read are asked for as things are when they are due
-my $other = start_simulator(keys => ['sk-rounds']);
-sql("ALTER SERVER anyapi OPTIONS (SET base_url '@{[ $other->url ]}')");
-my $before = asked();
-ok( wait_until(sub { $other->stats->{requests} >= 100 }),
-	'their server has moved');
-cmp_ok(asked() - $before, '<', 100, 'from when that was said');
-$before = asked();
-ok( wait_until(sub { $other->stats->{requests} >= 600 }),
-	'they are asked for there');
-is(asked(), $before, 'and nowhere else');
-sql('INSERT INTO anyvod_tasks (task_id)'
-	  . " VALUES ('http429-ra600-another')");
-ok( wait_until(
-		sub {
-			sql('SELECT paused_until IS NOT NULL FROM anyvod_stat_server'
-				  . " WHERE server = 'anyapi'") eq 't';
-		}),
-	'it wants to be left alone');
-$before = $other->stats->{requests};
-usleep(2 * 1000 * $wait);
-is($other->stats->{requests}, $before, 'and is');
 
 done_testing();
