@@ -116,8 +116,13 @@ is(asked($simulator), $before, 'and nowhere else');
 
 sql('REVOKE USAGE ON FOREIGN SERVER anyapi FROM alice');
 $before = asked($other);
-usleep(2 * 1000 * $wait);
-cmp_ok(asked($other) - $before, '<', 100, 'their role may not use it any more');
+ok( wait_until(
+		sub {
+			sql('SELECT bool_and(error_code IS NOT NULL) FROM anyvod_tasks') eq
+			  't';
+		}),
+	'their role may not use it any more');
+cmp_ok(asked($other) - $before, '<', 100, 'from when that was said');
 $before = asked($other);
 usleep(2 * 1000 * $wait);
 is(asked($other), $before, 'and does not');
@@ -153,23 +158,34 @@ CREATE TRIGGER hold BEFORE UPDATE ON anyvod_tasks FOR EACH ROW
 SETUP
 my $is_held = "SELECT count(*) > 0 FROM pg_stat_activity"
   . " WHERE wait_event = 'PgSleep' AND backend_type LIKE 'anyvod%'";
-foreach my $time (1 .. 3)
+my $held = 0;
+foreach my $time (1 .. 20)
 {
+	last if $held == 3;
 	track('alice', 400, 'wide');
-	ok(wait_for($other, 800), 'tasks are asked for again and again');
+	wait_for($other, 800);
 	sql("ALTER SERVER wide OPTIONS (SET rate_limit '100000')");
-	ok(wait_for($other, 800), 'as fast as they want');
+	wait_for($other, 800);		# as fast as they want
 	sql('INSERT INTO anyvod_tasks (task_id, owner, server)'
 		  . " VALUES ('image-held-$time', 'alice', 'wide')");
-	ok(wait_until(sub { sql($is_held) eq 't' }), 'the worker is held up');
+	wait_until(
+		sub {
+			sql("SELECT ($is_held) OR state <> 'pending' FROM anyvod_tasks"
+				  . " WHERE task_id = 'image-held-$time'") eq 't';
+		});
 	sql("DELETE FROM anyvod_tasks WHERE task_id LIKE 'image-t6000000-%'");
 	$before = asked($other);
-	is(sql($is_held), 't', 'while all its rows are deleted');
-	ok(wait_until(sub { sql($is_held) eq 'f' }), 'it goes on');
-	usleep(2 * 1000 * $wait);
-	is(asked($other), $before, 'and asks for none of them');
+	if (sql($is_held) eq 't')	# else this machine is too slow just now
+	{
+		$held++;
+		ok(wait_until(sub { sql($is_held) eq 'f' }),
+			'the worker goes on after all its rows were deleted');
+		usleep(2 * 1000 * $wait);
+		is(asked($other), $before, 'and asks for none of them');
+	}
 	sql("ALTER SERVER wide OPTIONS (SET rate_limit '1600')");
 }
+is($held, 3, 'it was held up meanwhile');
 
 # A server that is asked one question at a time, and has more tasks than that
 sql('DELETE FROM anyvod_tasks');
