@@ -29,46 +29,46 @@ MODULE_big = anyvod
 OBJS = \
 	$(WIN32RES) \
 	src/announce.o \
-	src/answer.o \
 	src/anyvod.o \
-	src/ask.o \
-	src/bar.o \
 	src/change.o \
-	src/document.o \
 	src/expire.o \
-	src/http.o \
+	src/http/client.o \
+	src/http/event_loop.o \
+	src/http/handles.o \
+	src/http/poller.o \
+	src/http/pool.o \
+	src/http/result.o \
+	src/http/route.o \
 	src/launcher.o \
 	src/lister.o \
-	src/many.o \
 	src/neighbour.o \
-	src/option.o \
-	src/outline.o \
-	src/outcome.o \
 	src/pace.o \
 	src/plan.o \
-	src/poller.o \
-	src/pool.o \
-	src/query.o \
 	src/question.o \
 	src/queue.o \
-	src/result.o \
-	src/route.o \
-	src/sanitize.o \
+	src/response/answer.o \
+	src/response/document.o \
+	src/response/outline.o \
+	src/response/sanitize.o \
+	src/response/to_datum.o \
+	src/response/tree.o \
+	src/response/value.o \
 	src/schedule.o \
+	src/server/options.o \
+	src/server/settings.o \
+	src/server/validate.o \
+	src/server/watch.o \
 	src/settled.o \
 	src/signature.o \
+	src/sql/bar.o \
+	src/sql/query.o \
+	src/sql/query_many.o \
+	src/sql/request.o \
+	src/sql/triggers.o \
+	src/sql/wait.o \
 	src/stat.o \
 	src/stat_schedule.o \
-	src/target.o \
 	src/tracker.o \
-	src/tree.o \
-	src/trigger.o \
-	src/upstream.o \
-	src/value.o \
-	src/wait.o \
-	src/waiter.o \
-	src/watch.o \
-	src/wire.o \
 	src/worker.o \
 	src/writer.o
 PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"
@@ -78,7 +78,7 @@ DATA = anyvod--1.0.sql
 
 CURL_CONFIG ?= curl-config
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(dir $(lastword $(MAKEFILE_LIST)))anyvod.control)
-PG_CPPFLAGS = -DANYVOD_VERSION='"$(EXTVERSION)"' $(shell pkg-config --cflags libcurl 2>/dev/null || $(CURL_CONFIG) --cflags)
+PG_CPPFLAGS = -I$(srcdir)/src -DANYVOD_VERSION='"$(EXTVERSION)"' $(shell pkg-config --cflags libcurl 2>/dev/null || $(CURL_CONFIG) --cflags)
 # PostgreSQL's own headers have parameters that they do not use.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 # A question calls the server and libcurl hundreds of times: 1 % of its time

@@ -26,7 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "change.h"
-#include "result.h"
+#include "response/to_datum.h"
 
 /* Columns of a change, in the order of the parameters that write them. */
 typedef enum ChangeColumn

@@ -30,7 +30,7 @@
 
 #include "anyvod.h"
 #include "expire.h"
-#include "http.h"
+#include "http/client.h"
 #include "queue.h"
 #include "stat.h"
 #include "tracker.h"

@@ -57,7 +57,7 @@
 #include "compat.h"
 #include "announce.h"
 #include "anyvod.h"
-#include "http.h"
+#include "http/client.h"
 #include "launcher.h"
 #include "neighbour.h"
 #include "stat.h"

@@ -14,10 +14,10 @@
  */
 #include "postgres.h"
 
-#include "http.h"
+#include "http/client.h"
 #include "lister.h"
 #include "queue.h"
-#include "wire.h"
+#include "server/validate.h"
 
 #define SECOND INT64CONST(1000000)
 

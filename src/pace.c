@@ -20,7 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "anyvod.h"
-#include "http.h"
+#include "http/client.h"
 #include "pace.h"
 #include "settled.h"
 #include "stat_schedule.h"

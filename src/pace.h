@@ -12,7 +12,7 @@
 #ifndef ANYVOD_PACE_H
 #define ANYVOD_PACE_H
 
-#include "answer.h"
+#include "response/answer.h"
 #include "queue.h"
 
 extern void pace_init(void);

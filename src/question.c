@@ -18,16 +18,16 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "answer.h"
+#include "response/answer.h"
 #include "anyvod.h"
-#include "http.h"
+#include "http/client.h"
 #include "pace.h"
 #include "question.h"
 #include "queue.h"
 #include "schedule.h"
 #include "stat.h"
 #include "tracker.h"
-#include "upstream.h"
+#include "server/settings.h"
 #include "writer.h"
 
 #define SECOND INT64CONST(1000000)

@@ -10,8 +10,8 @@
 #ifndef ANYVOD_QUESTION_H
 #define ANYVOD_QUESTION_H
 
-#include "answer.h"
-#include "http.h"
+#include "response/answer.h"
+#include "http/client.h"
 #include "queue.h"
 #include "tracker.h"
 #include "writer.h"

@@ -17,7 +17,7 @@
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
 #include "schedule.h"
-#include "upstream.h"
+#include "server/settings.h"
 
 /* "No time", for functions that give a time to wait for. */
 #define QUEUE_NEVER PG_INT64_MAX

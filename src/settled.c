@@ -14,7 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "result.h"
+#include "response/to_datum.h"
 #include "settled.h"
 #include "tracker.h"
 

@@ -10,8 +10,8 @@
 #ifndef ANYVOD_STAT_H
 #define ANYVOD_STAT_H
 
-#include "answer.h"
-#include "http.h"
+#include "response/answer.h"
+#include "http/client.h"
 #include "schedule.h"
 
 /* For the library's load, in the postmaster. */

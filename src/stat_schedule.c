@@ -31,7 +31,7 @@
 
 #include "compat.h"
 #include "anyvod.h"
-#include "result.h"
+#include "response/to_datum.h"
 #include "signature.h"
 #include "stat_schedule.h"
 

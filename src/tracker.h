@@ -10,7 +10,7 @@
 #ifndef ANYVOD_TRACKER_H
 #define ANYVOD_TRACKER_H
 
-#include "answer.h"
+#include "response/answer.h"
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "storage/lock.h"

@@ -42,10 +42,10 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "answer.h"
+#include "response/answer.h"
 #include "anyvod.h"
 #include "expire.h"
-#include "http.h"
+#include "http/client.h"
 #include "launcher.h"
 #include "lister.h"
 #include "pace.h"
@@ -54,7 +54,7 @@
 #include "schedule.h"
 #include "stat.h"
 #include "tracker.h"
-#include "upstream.h"
+#include "server/settings.h"
 #include "writer.h"
 
 #define SECOND INT64CONST(1000000)

@@ -20,7 +20,7 @@
 #include "utils/elog.h"
 #include "utils/memutils.h"
 
-#include "http.h"
+#include "http/client.h"
 #include "schedule.h"
 #include "stat.h"
 #include "writer.h"

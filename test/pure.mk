@@ -1,4 +1,4 @@
-# What test/unit and test/fuzz have in common: how the pure rooms are built
+# What test/unit and test/fuzz have in common: how the pure files are built
 # without a server.  The including Makefile sets HERE, its own folder.
 
 PG_CONFIG ?= pg_config
@@ -22,15 +22,14 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-isystem $(shell $(PG_CONFIG) --includedir-server) -I$(TOP)/src \
 	-I$(UNIT) $(MORE_CFLAGS)
 
-# The pure rooms: no SPI, no libcurl, no clock, no backend.
-PURE = answer document outline plan sanitize schedule value wire
+# The pure files: no SPI, no libcurl, no clock, no backend.
+PURE = answer document outline plan sanitize schedule value validate
 HELPERS = bytes expected memory sound
-HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/compat.h \
-	$(TOP)/src/word.h) \
-	$(PURE:%=$(TOP)/src/%.h)
+HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/*.h \
+	$(TOP)/src/response/*.h $(TOP)/src/server/validate.h)
 OBJECTS = $(PURE:%=$(BUILD)/%.o) $(HELPERS:%=$(BUILD)/%.o)
 
-VPATH = $(HERE):$(UNIT):$(TOP)/src
+VPATH = $(HERE):$(UNIT):$(TOP)/src:$(TOP)/src/response:$(TOP)/src/server
 
 $(BUILD)/%.o: %.c $(HEADERS)
 	@mkdir -p $(BUILD)

@@ -13,11 +13,11 @@
  */
 #include "postgres_fe.h"
 
-#include "answer.h"
+#include "response/answer.h"
 #include "bytes.h"
 #include "fuzz.h"
 #include "memory.h"
-#include "sanitize.h"
+#include "response/sanitize.h"
 
 static void
 require_line(const char *s, size_t max_bytes)

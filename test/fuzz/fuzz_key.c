@@ -16,7 +16,7 @@
 #include <ctype.h>
 
 #include "fuzz.h"
-#include "wire.h"
+#include "server/validate.h"
 
 /* All of ASCII that is printed, but for the blank? */
 static bool

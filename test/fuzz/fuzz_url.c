@@ -16,7 +16,7 @@
 #include <curl/curl.h>
 
 #include "fuzz.h"
-#include "wire.h"
+#include "server/validate.h"
 
 #define TASK_PATH "/tencent-vod/v1/query/a-task"
 

@@ -14,7 +14,7 @@ use Test::More;
 
 my $reference = AnyvodDoc->new('doc/reference.md');
 my $node = anyvod_node('documentation', base_url => 'http://127.0.0.1:1');
-my $sources = join '', map { slurp_file($_) } glob("$AnyvodDoc::top/src/*.[ch]");
+my $sources = join '', map { slurp_file($_) } glob("$AnyvodDoc::top/src/*.[ch] $AnyvodDoc::top/src/*/*.[ch]");
 
 # Rows of a query, as arrays.
 sub rows
@@ -316,7 +316,7 @@ is_same(
 		map { split /, / } AnyvodDoc->new('CONTRIBUTING.md')->prose =~
 		  /^\| [^|]*\| (\w+\.[ch](?:, \w+\.c)*) \|/mg
 	],
-	[ map { s/.*\///r } glob("$AnyvodDoc::top/src/*.c"), 'compat.h' ],
+	[ map { s/.*\///r } glob("$AnyvodDoc::top/src/*.c $AnyvodDoc::top/src/*/*.c"), 'compat.h' ],
 	'the sources');
 
 #

@@ -17,7 +17,7 @@
 
 #include <time.h>
 
-#include "answer.h"
+#include "response/answer.h"
 
 static char arena[16 * 1024 * 1024];
 static size_t arena_used;

@@ -10,7 +10,7 @@
 #ifndef ANYVOD_SOUND_H
 #define ANYVOD_SOUND_H
 
-#include "answer.h"
+#include "response/answer.h"
 
 extern Answer read_string(const char *body);
 extern bool same(const char *a, const char *b);

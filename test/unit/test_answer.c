@@ -16,12 +16,12 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "answer.h"
+#include "response/answer.h"
 #include "bytes.h"
 #include "check.h"
 #include "expected.h"
 #include "memory.h"
-#include "outline.h"
+#include "response/outline.h"
 #include "sound.h"
 
 static Expected *own_bodies;

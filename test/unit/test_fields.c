@@ -11,7 +11,7 @@
 
 #include <time.h>
 
-#include "answer.h"
+#include "response/answer.h"
 #include "bytes.h"
 #include "check.h"
 #include "memory.h"

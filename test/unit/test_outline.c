@@ -13,7 +13,7 @@
 
 #include "bytes.h"
 #include "check.h"
-#include "outline.h"
+#include "response/outline.h"
 
 static Outline outline;
 

@@ -14,7 +14,7 @@
 #include "bytes.h"
 #include "check.h"
 #include "memory.h"
-#include "sanitize.h"
+#include "response/sanitize.h"
 
 /* Where nesting does not matter. */
 static const char *

@@ -10,7 +10,7 @@
 #include "postgres_fe.h"
 
 #include "check.h"
-#include "wire.h"
+#include "server/validate.h"
 
 static bool
 url_accepted(const char *url, WireUrl *parts)

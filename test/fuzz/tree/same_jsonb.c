@@ -23,9 +23,9 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-#include "answer.h"
-#include "sanitize.h"
-#include "tree.h"
+#include "response/answer.h"
+#include "response/sanitize.h"
+#include "response/tree.h"
 
 PG_MODULE_MAGIC;
 

@@ -1,0 +1,296 @@
+/*-------------------------------------------------------------------------
+ *
+ * result.c
+ *		From an Answer to values of the database.
+ *
+ * An answer is UTF-8; the database may have another encoding.  A character
+ * that it does not have becomes '?', as the task's file must not be lost over
+ * somebody's prompt.  Reading an answer is not done here, nor is asking.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "response/to_datum.h"
+#include "signature.h"
+#include "response/tree.h"
+
+/* Bytes that are converted at once. */
+#define RESULT_CHUNK 65536
+
+/* Columns of anyvod_result, as the SQL script has them. */
+static const Oid result_columns[] = {
+	TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, ANYENUMOID, TEXTOID, TEXTOID
+};
+#define RESULT_COLUMNS lengthof(result_columns)
+
+/* Does the database take UTF-8 as it is? */
+static bool
+result_is_utf8(void)
+{
+	return GetDatabaseEncoding() == PG_UTF8 ||
+		GetDatabaseEncoding() == PG_SQL_ASCII;
+}
+
+/*
+ * Convert valid text from one encoding to another, piece by piece, and put
+ * '?' for each character that has no counterpart.
+ */
+static void
+result_convert(StringInfo out, int from, int to, const char *text, size_t len)
+{
+	Oid			proc = FindDefaultConversionProc(from, to);
+	int			room = RESULT_CHUNK * MAX_CONVERSION_GROWTH + 1;
+	char	   *converted = palloc(room);
+	size_t		done = 0;
+
+	while (done < len)
+	{
+		int			n = 0;
+
+		if (OidIsValid(proc))
+		{
+			int			piece = pg_encoding_mbcliplen(from, text + done,
+													  Min(len - done,
+														  RESULT_CHUNK),
+													  RESULT_CHUNK);
+
+			n = pg_do_encoding_conversion_buf(proc, from, to,
+											  (unsigned char *) text + done,
+											  piece,
+											  (unsigned char *) converted,
+											  room, true);
+			appendStringInfoString(out, converted);
+		}
+		done += n;
+		if (n > 0)
+			continue;
+		if (IS_HIGHBIT_SET(text[done]))
+			appendStringInfoChar(out, '?');
+		else
+			appendStringInfoChar(out, text[done]);
+		done += pg_encoding_mblen(from, text + done);
+	}
+	pfree(converted);
+}
+
+/*
+ * UTF-8 text that is known to be valid, in the database's encoding.  The
+ * result is terminated, and may be "utf8" itself.
+ */
+char *
+result_cstring(const char *utf8, size_t len)
+{
+	StringInfoData out;
+
+	if (result_is_utf8())
+		return utf8[len] == '\0' ?
+			unconstify(char *, utf8) :
+			pnstrdup(utf8, len);
+	initStringInfo(&out);
+	result_convert(&out, PG_UTF8, GetDatabaseEncoding(), utf8, len);
+	return out.data;
+}
+
+/* The same as a text value; a null pointer is null. */
+Datum
+result_text(const char *utf8, bool *isnull)
+{
+	*isnull = utf8 == NULL;
+	if (*isnull)
+		return (Datum) 0;
+	return CStringGetTextDatum(result_cstring(utf8, strlen(utf8)));
+}
+
+/* Text of the database, in UTF-8; raises nothing. */
+char *
+result_to_utf8(const char *text, size_t len, size_t *utf8_len)
+{
+	StringInfoData out;
+
+	*utf8_len = len;
+	if (result_is_utf8())
+		return unconstify(char *, text);
+	initStringInfo(&out);
+	result_convert(&out, GetDatabaseEncoding(), PG_UTF8, text, len);
+	*utf8_len = out.len;
+	return out.data;
+}
+
+/* Read an answer as jsonb. */
+static Datum
+result_read_jsonb(const Answer *answer)
+{
+	Datum		result;
+	char	   *json;
+
+	if (result_is_utf8() &&
+		tree_make(answer->json, answer->json_len, &result))
+		return result;
+	json = result_cstring(answer->json, answer->json_len);
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+}
+
+/*
+ * The whole answer as jsonb; false if jsonb cannot hold it, a number of
+ * 200,000 digits for one, and then why.
+ *
+ * The error is caught without a subtransaction, which a parallel query would
+ * not allow: reading jsonb takes memory and nothing else.
+ */
+bool
+result_try_jsonb(const Answer *answer, Datum *result, char **why)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool ok = true;
+
+	Assert(answer->json != NULL);
+	PG_TRY();
+	{
+		*result = result_read_jsonb(answer);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		int			class;
+
+		/* Cancel, and trouble of the server itself, are not the answer's. */
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		class = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+		if (class != ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) &&
+			class != ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED))
+			PG_RE_THROW();
+		FlushErrorState();
+		*why = error->message;
+		ok = false;
+	}
+	PG_END_TRY();
+	return ok;
+}
+
+/* The same, raising 54000 for what jsonb cannot hold. */
+Datum
+result_jsonb(const Answer *answer)
+{
+	Datum		result = (Datum) 0;
+	char	   *why;
+
+	if (!result_try_jsonb(answer, &result, &why))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg(RESULT_NOT_JSONB),
+				 errdetail("%s", why)));
+	return result;
+}
+
+/* The label of anyvod_state that a verdict stands for, NULL if none does. */
+const char *
+result_state(const Answer *answer)
+{
+	switch (answer->verdict)
+	{
+		case ANSWER_RUNNING:
+			return "pending";
+		case ANSWER_SUCCEEDED:
+			return "succeeded";
+		case ANSWER_FAILED:
+		case ANSWER_NO_OUTPUT:
+			return "failed";
+		default:
+			return NULL;
+	}
+}
+
+
+/*
+ * Composite results
+ */
+
+/*
+ * The value of an enum by its label.  Raises an error if the type lacks it,
+ * as when the library is newer than the extension's script.
+ */
+static Datum
+result_enum(Oid type, const char *label)
+{
+	HeapTuple	tuple;
+	Oid			value;
+
+	tuple = SearchSysCache2(ENUMTYPOIDNAME, ObjectIdGetDatum(type),
+							CStringGetDatum(label));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("type %s has no value \"%s\"",
+						format_type_be(type), label),
+				 errhint(SIGNATURE_HINT)));
+	value = ((Form_pg_enum) GETSTRUCT(tuple))->oid;
+	ReleaseSysCache(tuple);
+	return ObjectIdGetDatum(value);
+}
+
+/* The row type of a function's result, looked up once a call site. */
+static TupleDesc
+result_row_type(FunctionCallInfo fcinfo)
+{
+	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+	MemoryContext old;
+
+	if (desc != NULL)
+		return desc;
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		desc = NULL;
+	signature_check_columns(desc, result_columns, RESULT_COLUMNS);
+	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	desc = BlessTupleDesc(CreateTupleDescCopy(desc));
+	MemoryContextSwitchTo(old);
+	fcinfo->flinfo->fn_extra = desc;
+	return desc;
+}
+
+/* Raise an error unless the function that is called gives an anyvod_result. */
+void
+result_check_row(FunctionCallInfo fcinfo)
+{
+	(void) result_row_type(fcinfo);
+}
+
+/*
+ * An answer as a row of anyvod_result, for the function that is called.
+ */
+Datum
+result_row(FunctionCallInfo fcinfo, const Answer *answer)
+{
+	TupleDesc	desc = result_row_type(fcinfo);
+	const char *state = result_state(answer);
+	Datum		values[RESULT_COLUMNS] = {0};
+	bool		nulls[RESULT_COLUMNS] = {0};
+
+	values[0] = result_text(answer->status, &nulls[0]);
+	nulls[1] = answer->progress < 0;
+	values[1] = Int32GetDatum(answer->progress);
+	values[2] = result_text(answer->file_url, &nulls[2]);
+	nulls[3] = !answer->has_expire_time;
+	values[3] = TimestampTzGetDatum(answer->expire_time);
+	nulls[4] = state == NULL;
+	if (state != NULL)
+		values[4] = result_enum(TupleDescAttr(desc, 4)->atttypid, state);
+	values[5] = result_text(answer->error_code, &nulls[5]);
+	values[6] = result_text(answer->error_message, &nulls[6]);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}

@@ -1,0 +1,468 @@
+/*-------------------------------------------------------------------------
+ *
+ * ask.c
+ *		One question of a session, and what came of it.
+ *
+ * All functions that ask now go through here: one question is started, its
+ * answer read, and where there is none that tells of the task, the error that
+ * says why is described as data.  Who asked raises it, or returns it as a row.
+ *
+ * When to ask, how often and how many at once is not known here.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "compat.h"
+#include "sql/request.h"
+#include "response/to_datum.h"
+#include "server/settings.h"
+
+
+/*
+ * Asking
+ */
+
+/*
+ * Start a question about a task whose id has been checked.  Raises what
+ * upstream_get() raises.
+ */
+void
+ask_start(Ask *ask, HttpBatch *batch, const char *task_id, void *tag)
+{
+	const Upstream *upstream = upstream_get(ask->server, ask->userid);
+
+	ask->task_id = task_id;
+	ask->serverid = upstream->serverid;
+	ask->upstream_id = upstream->id;
+	ask->max_response_size = upstream->max_response_size;
+	ask->request = http_start(batch, upstream, task_id, tag);
+}
+
+/* The question's request has finished: read its answer, if there is one. */
+void
+ask_read(Ask *ask)
+{
+	HttpRequest *request = ask->request;
+
+	if (request->outcome != HTTP_ANSWERED)
+		return;
+	answer_read(&ask->answer, request->status, request->content_type,
+				request->body, request->body_len);
+	if (!http_is_answer(request, ask->task_id, ask->answer.task_id))
+		answer_disown(&ask->answer);
+}
+
+/*
+ * Was the key refused, and has the file that it came from another by now?
+ * Then it is worth while to ask again.
+ */
+bool
+ask_has_other_key(const Ask *ask)
+{
+	return ask->request->outcome == HTTP_ANSWERED &&
+		ask->answer.verdict == ANSWER_AUTH &&
+		upstream_forget(ask->serverid, ask->userid) &&
+		upstream_get(ask->server, ask->userid)->id != ask->upstream_id;
+}
+
+/* Ask and wait until "until"; false if that came first. */
+static bool
+ask_once(Ask *ask, HttpBatch *batch, const char *task_id, int64 until)
+{
+	ask_start(ask, batch, task_id, NULL);
+	while (ask->request->outcome == HTTP_IN_FLIGHT)
+	{
+		int64		left;
+
+		if (until == ASK_PATIENTLY)
+		{
+			(void) http_turn(-1);
+			continue;
+		}
+		left = until - http_clock();
+		if (left <= 0)
+			return false;
+		(void) http_turn((long) Min((left + 999) / 1000, INT_MAX));
+	}
+	http_keep(ask->request);
+	ask_read(ask);
+	return true;
+}
+
+/*
+ * Ask about a task and wait for the answer, at most until that time of
+ * http_clock(); false if none has come by then.  What was asked belongs to
+ * the batch.
+ */
+bool
+ask_now(Ask *ask, HttpBatch *batch, const char *task_id, int64 until)
+{
+	if (!ask_once(ask, batch, task_id, until))
+		return false;
+	return !ask_has_other_key(ask) ||
+		ask_once(ask, batch, task_id, until);
+}
+
+
+/*
+ * Errors
+ */
+
+/* "The upstream answered ...": HTTP status, code, message, request id. */
+static char *
+ask_refusal_detail(const Answer *answer)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail, _("The upstream answered HTTP status %d"),
+					 answer->http_status);
+	if (answer->error_code != NULL)
+		appendStringInfo(&detail, _(", code \"%s\""),
+						 result_cstring(answer->error_code,
+										strlen(answer->error_code)));
+	if (answer->error_message != NULL && answer->error_message[0] != '\0')
+		appendStringInfo(&detail, _(", message \"%s\""),
+						 result_cstring(answer->error_message,
+										strlen(answer->error_message)));
+	if (answer->request_id != NULL)
+		appendStringInfo(&detail, _(", request id \"%s\""),
+						 result_cstring(answer->request_id,
+										strlen(answer->request_id)));
+	appendStringInfoChar(&detail, '.');
+	return detail.data;
+}
+
+/* Words of ours or of libcurl's, if any, as a sentence. */
+static char *
+ask_sentence(const char *words)
+{
+	char	   *sentence;
+
+	if (words == NULL || words[0] == '\0')
+		return NULL;
+	sentence = psprintf("%s.", words);
+	sentence[0] = pg_toupper((unsigned char) sentence[0]);
+	return sentence;
+}
+
+/* What to do about a connection that did not come about. */
+static const char *
+ask_connection_hint(const HttpRequest *request)
+{
+	bool		at_proxy = request->phase == HTTP_PHASE_PROXY;
+
+	switch (request->certificate)
+	{
+		case HTTP_CERTIFICATE_UNTRUSTED:
+			return _("If the certificate is to be trusted, name its authority in the server's option \"ca_file\".");
+		case HTTP_CERTIFICATE_OUTDATED:
+			return _("The certificate must be renewed, if the clock of this machine is right.");
+		case HTTP_CERTIFICATE_OF_OTHER:
+			return psprintf(_("Use a host name that the certificate is for in the server's option \"%s\"."),
+							at_proxy ? "proxy" : "base_url");
+		default:
+			break;
+	}
+	return at_proxy ?
+		_("Check the server's option \"proxy\": it must let this machine through without a password.") :
+		_("Check the server's options \"base_url\", \"proxy\" and \"ca_file\".");
+}
+
+/* The question could not be asked, or got no answer. */
+static void
+ask_describe_outcome(const Ask *ask, AskTrouble *trouble)
+{
+	const HttpRequest *request = ask->request;
+	const char *phase = http_phase_name(request->phase);
+	const char *server = ask->server;
+
+	switch (request->outcome)
+	{
+		case HTTP_UNREACHABLE:
+			trouble->sqlstate = ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION;
+			trouble->message = psprintf(_("could not connect to server \"%s\""),
+										server);
+			trouble->detail = psprintf(_("While %s: %s."), phase,
+									   request->trouble);
+			trouble->hint = ask_connection_hint(request);
+			break;
+		case HTTP_TIMED_OUT:
+			trouble->sqlstate = ERRCODE_FDW_ERROR;
+			trouble->message = psprintf(_("server \"%s\" did not answer in time"),
+										server);
+			trouble->detail = psprintf(_("Timed out after %lld ms while %s."),
+									   (long long) request->elapsed / 1000,
+									   phase);
+			trouble->hint = _("Consider the server's options \"timeout\" and \"connect_timeout\".");
+			break;
+		case HTTP_TOO_LARGE:
+			trouble->sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			trouble->message = psprintf(_("the answer of server \"%s\" is too large"),
+										server);
+			trouble->detail = psprintf(_("It has more than %d bytes."),
+									   ask->max_response_size);
+			trouble->hint = _("Consider raising the server's option \"max_response_size\".");
+			break;
+		case HTTP_NO_DESCRIPTOR:
+			trouble->sqlstate = ERRCODE_INSUFFICIENT_RESOURCES;
+			trouble->message = psprintf(_("no file descriptor is left to ask server \"%s\""),
+										server);
+			trouble->hint = _("Consider raising \"max_files_per_process\".");
+			break;
+		case HTTP_NO_MEMORY:
+			trouble->sqlstate = ERRCODE_OUT_OF_MEMORY;
+			trouble->message = psprintf(_("out of memory while asking server \"%s\""),
+										server);
+			trouble->detail = ask_sentence(request->trouble);
+			break;
+		default:
+			trouble->sqlstate = ERRCODE_FDW_ERROR;
+			trouble->message = psprintf(_("the connection to server \"%s\" broke off"),
+										server);
+			trouble->detail = psprintf(_("While %s: %s."), phase,
+									   request->trouble);
+			break;
+	}
+}
+
+/* An answer that holds no task. */
+static void
+ask_describe_unreadable(const Ask *ask, AskTrouble *trouble)
+{
+	const Answer *answer = &ask->answer;
+	const char *server = ask->server;
+
+	trouble->sqlstate = ERRCODE_INVALID_TEXT_REPRESENTATION;
+	switch (answer->flaw)
+	{
+		case ANSWER_FLAW_TOO_DEEP:
+			trouble->sqlstate = ERRCODE_STATEMENT_TOO_COMPLEX;
+			trouble->message = psprintf(_("the answer of server \"%s\" is nested too deep"),
+										server);
+			trouble->detail = psprintf(_("An answer may be nested %d levels deep."),
+									   ANSWER_MAX_DEPTH);
+			break;
+		case ANSWER_FLAW_TOO_LARGE:
+			trouble->sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			trouble->message = psprintf(_("the answer of server \"%s\" is too large"),
+										server);
+			break;
+		case ANSWER_FLAW_HTML:
+			trouble->message = psprintf(_("server \"%s\" answered with a web page"),
+										server);
+			trouble->detail = psprintf(_("HTTP status %d, content type \"%s\"."),
+									   answer->http_status,
+									   ask->request->content_type);
+			trouble->hint = _("Check the server's option \"base_url\": the gateway has no task queries there.");
+			break;
+		case ANSWER_FLAW_OTHER_TASK:
+			trouble->message = psprintf(_("server \"%s\" answered about another task"),
+										server);
+			trouble->hint = _("Try again: the connection has been closed.");
+			break;
+		case ANSWER_FLAW_NO_TASK:
+			trouble->message = psprintf(_("the answer of server \"%s\" holds no task"),
+										server);
+			trouble->detail = ask_sentence(answer->flaw_detail);
+			trouble->hint = _("Check the server's option \"base_url\".");
+			break;
+		default:
+			trouble->message = psprintf(_("the answer of server \"%s\" is not valid JSON"),
+										server);
+			trouble->detail = ask_sentence(answer->flaw_detail);
+			trouble->hint = _("Check the server's option \"base_url\".");
+			break;
+	}
+}
+
+/* When to try again, if the gateway has said so. */
+static const char *
+ask_retry_hint(int retry_after)
+{
+	return retry_after < 0 ?
+		NULL :
+		psprintf(_("Try again in %d s."), retry_after);
+}
+
+/* The answer is a refusal. */
+static void
+ask_describe_refusal(const Ask *ask, AskTrouble *trouble)
+{
+	const char *server = ask->server;
+	const char *again = ask_retry_hint(ask->request->retry_after);
+
+	trouble->detail = ask_refusal_detail(&ask->answer);
+	switch (ask->answer.verdict)
+	{
+		case ANSWER_AUTH:
+			trouble->sqlstate = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+			trouble->message = psprintf(_("server \"%s\" refused the API key"),
+										server);
+			trouble->hint = psprintf(_("Check the user mapping of role \"%s\", or of PUBLIC, for server \"%s\"."),
+									 GetUserNameFromId(ask->userid, false),
+									 server);
+			break;
+		case ANSWER_RATE_LIMITED:
+			trouble->sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+			trouble->message = psprintf(_("server \"%s\" refused: too many requests"),
+										server);
+			trouble->hint = again ? again : _("Try again later.");
+			break;
+		case ANSWER_UNKNOWN_TASK:
+			trouble->sqlstate = ERRCODE_NO_DATA_FOUND;
+			trouble->message = psprintf(_("server \"%s\" does not know the task"),
+										server);
+			trouble->hint = _("Tasks are known for three days after they were submitted.");
+			break;
+		case ANSWER_REJECTED:
+			trouble->sqlstate = ERRCODE_IO_ERROR;
+			trouble->message = psprintf(_("server \"%s\" refused the request"),
+										server);
+			trouble->hint = _("Check the server's option \"base_url\".");
+			break;
+		default:
+			trouble->sqlstate = ERRCODE_IO_ERROR;
+			trouble->message = psprintf(_("server \"%s\" could not answer"),
+										server);
+			trouble->hint = again;
+			break;
+	}
+}
+
+/*
+ * Why does a question whose answer has been read tell nothing of its task?
+ * Returns false if it does tell.
+ */
+bool
+ask_describe(const Ask *ask, AskTrouble *trouble)
+{
+	memset(trouble, 0, sizeof(AskTrouble));
+	if (ask->request->outcome != HTTP_ANSWERED)
+	{
+		ask_describe_outcome(ask, trouble);
+		return true;
+	}
+	switch (ask->answer.verdict)
+	{
+		case ANSWER_RUNNING:
+		case ANSWER_SUCCEEDED:
+		case ANSWER_FAILED:
+		case ANSWER_NO_OUTPUT:
+			return false;
+		case ANSWER_UNREADABLE:
+			ask_describe_unreadable(ask, trouble);
+			break;
+		case ANSWER_REJECTED:
+			if (ask->answer.flaw == ANSWER_FLAW_HTML)
+				ask_describe_unreadable(ask, trouble);
+			else
+				ask_describe_refusal(ask, trouble);
+			break;
+		default:
+			ask_describe_refusal(ask, trouble);
+			break;
+	}
+	return true;
+}
+
+/* Raise an error that was described. */
+void
+ask_raise(const AskTrouble *trouble)
+{
+	ereport(ERROR,
+			(errcode(trouble->sqlstate),
+			 errmsg_internal("%s", trouble->message),
+			 trouble->detail ? errdetail_internal("%s", trouble->detail) : 0,
+			 trouble->hint ? errhint("%s", trouble->hint) : 0));
+}
+
+
+/*
+ * Arguments
+ */
+
+/* A task id from an argument.  Raises 22023 if it is none. */
+char *
+ask_id(const text *argument)
+{
+	const char *id = VARDATA_ANY(argument);
+	int			len = VARSIZE_ANY_EXHDR(argument);
+
+	upstream_check_task_id(id, len);
+	return pnstrdup(id, len);
+}
+
+/* An id and its place, to find those that come twice. */
+typedef struct AskPlace
+{
+	char	   *id;
+	int			place;
+} AskPlace;
+
+static int
+ask_compare_ids(const void *a, const void *b)
+{
+	const AskPlace *left = a;
+	const AskPlace *right = b;
+	int			order = strcmp(left->id, right->id);
+
+	return order != 0 ? order : left->place - right->place;
+}
+
+static int
+ask_compare_places(const void *a, const void *b)
+{
+	return ((const AskPlace *) a)->place - ((const AskPlace *) b)->place;
+}
+
+/*
+ * The task ids of an array of any number of dimensions, each once.  Raises
+ * 22004 if one is null and 22023 if one is no task id.
+ */
+void
+ask_ids(AskIds *ids, ArrayType *array)
+{
+	AskPlace   *places;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  &nulls, &n);
+	places = palloc(Max(n, 1) * sizeof(AskPlace));
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("task ids must not be null")));
+		places[i].id = ask_id((text *) DatumGetPointer(elements[i]));
+		places[i].place = i;
+	}
+	pfree(elements);
+	pfree(nulls);
+
+	qsort(places, n, sizeof(AskPlace), ask_compare_ids);
+	ids->n = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (i == 0 || strcmp(places[i].id, places[ids->n - 1].id) != 0)
+			places[ids->n++] = places[i];
+	}
+	qsort(places, ids->n, sizeof(AskPlace), ask_compare_places);
+	ids->ids = palloc(Max(ids->n, 1) * sizeof(char *));
+	for (int i = 0; i < ids->n; i++)
+		ids->ids[i] = places[i].id;
+	pfree(places);
+}
