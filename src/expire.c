@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "anyvod.h"
 #include "expire.h"
 #include "http/client.h"
@@ -359,7 +360,7 @@ expire_next(void)
 void
 expire_slice(void)
 {
-	int64		begin = http_clock();
+	int64		begin = monotonic_us();
 	ExpireSlice slice = {.context = CurrentMemoryContext};
 	TrackerOutcome outcome;
 	ErrorData  *error;
@@ -373,7 +374,7 @@ expire_slice(void)
 	outcome = tracker_run(RowExclusiveLock,
 						  slice.max > 1 ? EXPIRE_LIMIT : EXPIRE_ROW_LIMIT,
 						  expire_body, &slice, &error);
-	end = http_clock();
+	end = monotonic_us();
 	if (outcome == TRACKER_DONE)
 		expire_on_removed(&slice, begin, end);
 	else if (error != NULL && slice.found > 0 &&

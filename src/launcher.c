@@ -54,6 +54,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "announce.h"
 #include "anyvod.h"
@@ -94,7 +95,7 @@ typedef struct LauncherPlace
 	bool		outdated;		/* settings that the worker has read changed */
 	bool		turn_over;		/* others wait: the worker is to make room */
 	TimestampTz serving_since;	/* if "serving" */
-	pg_atomic_uint64 rests_until;	/* http_clock() when the worker has
+	pg_atomic_uint64 rests_until;	/* monotonic_us() when the worker has
 									 * something to do, written without lock */
 	pid_t		banned_by;		/* who wants it without a worker, or 0 */
 	bool		recheck;		/* is the database still there? */
@@ -590,7 +591,7 @@ launcher_leave(uint32 wakes)
 }
 
 /*
- * This worker has nothing to do until then, in http_clock(), unless it is told
+ * This worker has nothing to do until then, in monotonic_us(), unless it is told
  * of something.
  */
 void
@@ -718,7 +719,7 @@ launcher_database_exists(Oid oid)
 	return exists;
 }
 
-/* Ask the postmaster for a worker; false if there is no process slot. */
+/* TaskRequest the postmaster for a worker; false if there is no process slot. */
 static bool
 launcher_start_worker(LauncherStart *start, Oid database)
 {
@@ -1002,7 +1003,7 @@ launcher_has_had_turn(LauncherPlace *place, TimestampTz now)
 	rests_until = (int64) pg_atomic_read_u64(&place->rests_until);
 	return TimestampDifferenceExceeds(place->serving_since, now,
 									  LAUNCHER_SHORT_TURN) &&
-		rests_until >= http_clock() + LAUNCHER_REST * INT64CONST(1000);
+		rests_until >= monotonic_us() + LAUNCHER_REST * INT64CONST(1000);
 }
 
 /* The place whose worker is missed least, NULL if none has had its turn. */

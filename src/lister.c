@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "clock.h"
 #include "http/client.h"
 #include "lister.h"
 #include "queue.h"
@@ -121,7 +122,7 @@ lister_on_row(const TrackerListed *row, void *arg)
 	ListerPage *page = arg;
 	QueueTask  *task = queue_find(row->task_id);
 
-	if (!wire_task_id_valid(row->task_id, strlen(row->task_id)))
+	if (!validate_task_id(row->task_id, strlen(row->task_id)))
 		return;					/* the table's owner has dropped its check */
 	if (task != NULL)
 		lister_note_row(task, row, page->now);
@@ -182,7 +183,7 @@ lister_fit_page(int64 took)
 TrackerOutcome
 lister_list(ListerVisit visit)
 {
-	int64		begin = http_clock();
+	int64		begin = monotonic_us();
 	ListerPage	page = {begin, visit};
 	int64		now;
 	TrackerOutcome outcome;
@@ -192,7 +193,7 @@ lister_list(ListerVisit visit)
 		lister_begin(begin);
 	outcome = tracker_list_page(lister.page_size, lister_on_row, &page,
 								&more);
-	now = http_clock();
+	now = monotonic_us();
 	lister.time += now - begin;
 	if (outcome != TRACKER_BUSY)
 		lister_fit_page(now - begin);

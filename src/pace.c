@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "anyvod.h"
 #include "http/client.h"
 #include "pace.h"
@@ -236,7 +237,7 @@ pace_on_settled(const SettledRow *row, void *arg)
 void
 pace_learn(void)
 {
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	TrackerOutcome outcome;
 	int			n;
 
@@ -280,7 +281,7 @@ pace_learn(void)
 void
 pace_publish(long timeout)
 {
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	ScheduleSummary summary;
 
 	if (!pace.changed ||

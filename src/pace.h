@@ -3,7 +3,7 @@
  * pace.h
  *		What a worker tells its schedule, and asks it.
  *
- * Times are of http_clock().
+ * Times are of monotonic_us().
  *
  * Copyright (c) 2026, the anyvod authors
  *

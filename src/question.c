@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "response/answer.h"
 #include "anyvod.h"
 #include "http/client.h"
@@ -120,7 +121,7 @@ question_put_back(Question *ask)
 	{
 		task->held = false;
 		task->failures = 0;
-		ask->due = http_clock();
+		ask->due = monotonic_us();
 	}
 	queue_put(task, ask->due);
 }
@@ -299,7 +300,7 @@ question_on_server_trouble(Question *ask, ScheduleRetry why, const char *code,
 	QueueServer *server = task->account->server;
 
 	/* It would have refused the key, if that were no good. */
-	if (ask->request->outcome == HTTP_ANSWERED &&
+	if (ask->request->result == HTTP_COMPLETE &&
 		ask->request->status < 500 && why != SCHEDULE_RATE_LIMITED)
 		queue_note_accepted(task->account, ask->request->started);
 
@@ -357,7 +358,7 @@ question_on_auth(Question *ask, const Answer *answer, int64 now)
 			ask->due = now;		/* the key's file may hold another by now */
 		else
 		{
-			queue_pause_account(account, ask->upstream_id, until);
+			queue_pause_account(account, ask->settings_id, until);
 			stat_note_refused_key(ask->serverid, ask->umid, until);
 		}
 	}
@@ -442,7 +443,7 @@ question_on_no_answer(Question *ask, int64 now)
 	const char *code = "broken_off";
 
 	stat_note_no_answer(ask->serverid, ask->umid, request);
-	switch (request->outcome)
+	switch (request->result)
 	{
 		case HTTP_NO_DESCRIPTOR:
 		case HTTP_NO_MEMORY:
@@ -461,7 +462,7 @@ question_on_no_answer(Question *ask, int64 now)
 		default:
 			break;
 	}
-	question_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, request->trouble,
+	question_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, request->error,
 							   now);
 }
 
@@ -504,11 +505,11 @@ question_end(Question *ask)
 	const QueueHealth *health;
 	Oid			serverid = ask->serverid;
 	Answer	   *answer = MemoryContextAlloc(ask->context, sizeof(Answer));
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 
 	http_keep(ask->request);
 	queue_note_end(ask->task);
-	if (ask->request->outcome != HTTP_ANSWERED)
+	if (ask->request->result != HTTP_COMPLETE)
 		question_on_no_answer(ask, now);
 	else if (question_read_answer(ask, answer))
 		question_on_answer(ask, answer, now);

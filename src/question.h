@@ -25,7 +25,7 @@ typedef struct Question
 	WriterItem	item;			/* what is to be written */
 	pairingheap_node node;		/* among those that wait to be asked */
 	int64		due;			/* when to ask again */
-	uint64		upstream_id;
+	uint64		settings_id;
 	Oid			serverid;
 	Oid			userid;
 	uint32		changes;		/* of servers or mappings, as of then */

@@ -71,7 +71,7 @@
 /* Sizes of tasks differ by this, and are so many. */
 #define QUEUE_CLASS 16
 #define QUEUE_CLASSES \
-	((sizeof(QueueTask) + WIRE_MAX_TASK_ID) / QUEUE_CLASS + 1)
+	((sizeof(QueueTask) + MAX_TASK_ID_LENGTH) / QUEUE_CLASS + 1)
 
 /*
  * Pacing looks ahead by this much (microseconds), since a process is woken no
@@ -174,7 +174,7 @@ queue_init(void)
 	queue.tasks = queuetable_create(queue.context, 64, NULL);
 	queue.sought = MemoryContextAllocZero(queue.context,
 										  offsetof(QueueTask, task_id) +
-											  WIRE_MAX_TASK_ID + 1);
+											  MAX_TASK_ID_LENGTH + 1);
 	queue.servers = hash_create("anyvod servers", 8, &servers,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	queue.accounts = hash_create("anyvod accounts", 8, &accounts,
@@ -193,8 +193,8 @@ queue_find(const char *task_id)
 {
 	QueueEntry *entry;
 
-	if (strlcpy(queue.sought->task_id, task_id, WIRE_MAX_TASK_ID + 1) >
-		WIRE_MAX_TASK_ID)
+	if (strlcpy(queue.sought->task_id, task_id, MAX_TASK_ID_LENGTH + 1) >
+		MAX_TASK_ID_LENGTH)
 		return NULL;
 	entry = queuetable_lookup(queue.tasks, queue.sought);
 	return entry ? entry->task : NULL;
@@ -216,8 +216,8 @@ queue_server(const char *name)
 		memset((char *) server + sizeof(NameData), 0,
 			   sizeof(QueueServer) - sizeof(NameData));
 		dlist_init(&server->accounts);
-		server->max_concurrency = UPSTREAM_MAX_CONCURRENCY;
-		server->rate_limit = UPSTREAM_RATE_LIMIT;
+		server->max_concurrency = SERVER_MAX_CONCURRENCY;
+		server->rate_limit = SERVER_RATE_LIMIT;
 	}
 	return server;
 }
@@ -381,7 +381,7 @@ queue_remove(QueueTask *task)
 	pfree(task);
 }
 
-/* Ask for a task at "due". */
+/* TaskRequest for a task at "due". */
 void
 queue_put(QueueTask *task, int64 due)
 {
@@ -862,7 +862,7 @@ queue_visit_waits(void (*visit)(int64 wait), int64 now)
  */
 
 void
-queue_note_limits(QueueServer *server, const Upstream *upstream)
+queue_note_limits(QueueServer *server, const ServerSettings *upstream)
 {
 	server->max_concurrency = upstream->max_concurrency;
 	server->rate_limit = upstream->rate_limit;
@@ -1041,11 +1041,11 @@ queue_note_accepted(QueueAccount *account, int64 started)
 	account->refused = false;
 }
 
-/* Ask nothing with a key that was refused until then. */
+/* TaskRequest nothing with a key that was refused until then. */
 void
-queue_pause_account(QueueAccount *account, uint64 upstream_id, int64 until)
+queue_pause_account(QueueAccount *account, uint64 settings_id, int64 until)
 {
-	account->upstream_id = upstream_id;
+	account->settings_id = settings_id;
 	account->paused_until = until;
 }
 
@@ -1054,9 +1054,9 @@ queue_pause_account(QueueAccount *account, uint64 upstream_id, int64 until)
  * key than the refused one may.
  */
 int64
-queue_account_paused(QueueAccount *account, uint64 upstream_id, int64 now)
+queue_account_paused(QueueAccount *account, uint64 settings_id, int64 now)
 {
-	if (account->upstream_id != upstream_id || account->paused_until <= now)
+	if (account->settings_id != settings_id || account->paused_until <= now)
 		account->paused_until = 0;
 	account->rests_until = account->paused_until;
 	return account->paused_until;

@@ -4,7 +4,7 @@
  *		What a worker keeps in memory: which task is due when, and how each
  *		server is doing.
  *
- * All times are microseconds of http_clock(), which never jumps.
+ * All times are microseconds of monotonic_us(), which never jumps.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -75,7 +75,7 @@ typedef struct QueueAccount
 	uint32		round;
 	pairingheap *fresh;			/* tasks that have not failed */
 	pairingheap *suspects;		/* tasks whose last question has */
-	uint64		upstream_id;	/* of a key that the server has refused */
+	uint64		settings_id;	/* of a key that the server has refused */
 	int64		paused_until;	/* then nothing is asked with that */
 	int64		rests_until;	/* nor is a task taken to find that out */
 	bool		refused;		/* and that key was not accepted since */
@@ -142,7 +142,7 @@ extern int	queue_take_stuck(QueueTask **tasks, int max,
 							 bool *more);
 extern const QueueTrouble *queue_trouble(const QueueTask *task, int64 now);
 
-extern void queue_note_limits(QueueServer *server, const Upstream *upstream);
+extern void queue_note_limits(QueueServer *server, const ServerSettings *upstream);
 extern void queue_note_start(QueueTask *task, int64 now);
 extern void queue_note_end(QueueTask *task);
 extern void queue_take_back(QueueTask *task);
@@ -157,9 +157,9 @@ extern void queue_note_trouble(QueueTrouble *trouble, const char *code,
 
 extern bool queue_note_refusal(QueueTask *task, int64 started);
 extern void queue_note_accepted(QueueAccount *account, int64 started);
-extern void queue_pause_account(QueueAccount *account, uint64 upstream_id,
+extern void queue_pause_account(QueueAccount *account, uint64 settings_id,
 								int64 until);
-extern int64 queue_account_paused(QueueAccount *account, uint64 upstream_id,
+extern int64 queue_account_paused(QueueAccount *account, uint64 settings_id,
 								  int64 now);
 
 #endif							/* ANYVOD_QUEUE_H */

@@ -42,6 +42,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "anyvod.h"
 #include "launcher.h"
@@ -131,9 +132,9 @@ typedef struct StatAccountFigures
  */
 typedef struct StatWaits
 {
-	int64		first_due;		/* http_clock(); kept even while not counted */
+	int64		first_due;		/* monotonic_us(); kept even while not counted */
 	uint64		asked;			/* requests since counting, for what was due */
-	int64		counted_at;		/* http_clock() */
+	int64		counted_at;		/* monotonic_us() */
 	uint64		late;			/* due for STAT_LATE or longer */
 	uint64		due;			/* for less */
 	uint64		due_in[STAT_BUCKETS];	/* time until then */
@@ -151,7 +152,7 @@ typedef struct StatAccount
 	TimestampTz key_until;		/* the key was refused, 0 if not */
 	TimestampTz trouble_at;		/* 0: there was none */
 	int			trouble;		/* its kind */
-	HttpOutcome outcome;		/* of the request that was in trouble */
+	HttpResult	result;			/* of the request that was in trouble */
 	HttpPhase	phase;
 	int			http_status;
 	StatAccountFigures figures;
@@ -401,7 +402,7 @@ stat_publish_account(StatAccount *account, StatAccount *counted)
 	{
 		account->trouble_at = before.trouble_at;
 		account->trouble = before.trouble;
-		account->outcome = before.outcome;
+		account->result = before.result;
 		account->phase = before.phase;
 		account->http_status = before.http_status;
 	}
@@ -518,7 +519,7 @@ stat_count_waits(int64 now)
 	memset(&mine.counted.waits, 0, sizeof(StatWaits));
 	mine.counted.waits.counted_at = now;
 	queue_visit_waits(stat_note_wait, now);
-	mine.count_at = http_clock();
+	mine.count_at = monotonic_us();
 	taken = mine.count_at - now;
 	mine.count_at += Min(STAT_COUNT_SHARE * taken,
 						 Max(STAT_COUNT_SHARE / 10 * taken, STAT_COUNT_EVERY));
@@ -544,7 +545,7 @@ void
 stat_before_wait(long timeout)
 {
 	StatDatabase *counted = &mine.counted;
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 
 	if (timeout != 0)
 		pgstat_report_activity(STATE_IDLE, stat_waits_for());
@@ -652,7 +653,7 @@ stat_note_end(Oid serverid, Oid umid, int kind, const HttpRequest *request)
 
 	mine.counted.in_flight--;
 	mine.counted.figures.kinds[kind]++;
-	if (request->outcome == HTTP_ANSWERED)
+	if (request->result == HTTP_COMPLETE)
 		mine.counted.figures.request_times[stat_bucket(request->elapsed)]++;
 	mine.dirty = true;
 	if (stat_is_trouble(kind))
@@ -669,7 +670,7 @@ stat_note_end(Oid serverid, Oid umid, int kind, const HttpRequest *request)
 		return;
 	}
 	account->trouble = kind;
-	account->outcome = request->outcome;
+	account->result = request->result;
 	account->phase = request->phase;
 	account->http_status = request->status;
 	account->trouble_at = GetCurrentTimestamp();
@@ -687,7 +688,7 @@ void
 stat_note_no_answer(Oid serverid, Oid umid, const HttpRequest *request)
 {
 	stat_note_end(serverid, umid,
-				  request->outcome == HTTP_TOO_LARGE ?
+				  request->result == HTTP_TOO_LARGE ?
 					  ANSWER_UNREADABLE :
 					  STAT_NO_ANSWER,
 				  request);
@@ -729,11 +730,11 @@ stat_note_error(const char *sqlstate)
 	mine.counted.error_at = GetCurrentTimestamp();
 }
 
-/* A time of http_clock() that is to come, 0 if it is past. */
+/* A time of monotonic_us() that is to come, 0 if it is past. */
 static TimestampTz
 stat_timestamp(int64 until)
 {
-	int64		wait = until - http_clock();
+	int64		wait = until - monotonic_us();
 
 	return wait > 0 ? GetCurrentTimestamp() + wait : 0;
 }
@@ -930,7 +931,7 @@ static int64
 stat_count_due(const StatDatabase *entry, int64 since)
 {
 	const StatWaits *waits = &entry->waits;
-	int64		then = http_clock() - since;
+	int64		then = monotonic_us() - since;
 	int64		elapsed = then - waits->counted_at;
 	int64		due = waits->late;
 
@@ -1061,9 +1062,9 @@ stat_trouble_detail(const StatAccount *account)
 {
 	const char *phase = http_phase_name(account->phase);
 
-	switch (account->outcome)
+	switch (account->result)
 	{
-		case HTTP_ANSWERED:
+		case HTTP_COMPLETE:
 			return psprintf("HTTP %d", account->http_status);
 		case HTTP_UNREACHABLE:
 			return psprintf("no connection while %s", phase);

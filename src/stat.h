@@ -23,7 +23,7 @@ extern void stat_forget(Oid database);
 
 /*
  * For the worker.  An account is a server and the user mapping with whose key
- * it is asked, InvalidOid for none.  "until" is microseconds of http_clock().
+ * it is asked, InvalidOid for none.  "until" is microseconds of monotonic_us().
  */
 extern void stat_attach(void);
 extern void stat_note_request(Oid serverid, Oid umid);

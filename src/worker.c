@@ -41,6 +41,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "response/answer.h"
 #include "anyvod.h"
@@ -182,7 +183,7 @@ worker_list(void)
 	uint64		known = queue_size();
 	int64		wait;
 
-	if (lister_next() > http_clock())
+	if (lister_next() > monotonic_us())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
 	outcome = lister_list(worker_on_found);
@@ -190,7 +191,7 @@ worker_list(void)
 		worker.round_at = 0;
 	wait = worker_note_outcome(outcome);
 	if (outcome != TRACKER_DONE)
-		lister_hold(http_clock() + wait);
+		lister_hold(monotonic_us() + wait);
 	launcher_serve();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -206,7 +207,7 @@ typedef struct WorkerAccount
 	NameData	server;
 	NameData	owner;
 	bool		known;			/* it has been looked up */
-	const Upstream *upstream;	/* NULL: not to be had */
+	const ServerSettings *upstream; /* NULL: not to be had */
 	char		error_code[6];	/* then why, an SQLSTATE */
 	char	   *error_message;
 } WorkerAccount;
@@ -231,8 +232,8 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		account->upstream = upstream_get(row->server,
-										 get_role_oid(row->owner, false));
+		account->upstream = server_settings_get(row->server,
+												get_role_oid(row->owner, false));
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -267,7 +268,7 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 
 	stat_note_error(account->error_code);
 	task->held = task->barred = true;
-	ask->due = http_clock() + WORKER_ACCOUNT_WAIT;
+	ask->due = monotonic_us() + WORKER_ACCOUNT_WAIT;
 	change = question_note_trouble(ask, NULL, account->error_code,
 								   account->error_message);
 	if (change == NULL)
@@ -337,7 +338,7 @@ worker_take_all_back(void)
 static void
 worker_send_due(void)
 {
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	Question   *ask;
 
 	while ((ask = worker_first_ahead()) != NULL && ask->task->due <= now)
@@ -353,11 +354,11 @@ worker_send_due(void)
 	}
 }
 
-/* Ask for a task, if its server may be asked for its row. */
+/* TaskRequest for a task, if its server may be asked for its row. */
 static void
 worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 {
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	Question   *ask;
 
 	task->created_at = row->created_at;
@@ -381,7 +382,7 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	task->barred = false;
 
 	ask = question_make(task, row);
-	ask->upstream_id = account->upstream->id;
+	ask->settings_id = account->upstream->id;
 	ask->serverid = account->upstream->serverid;
 	ask->userid = account->upstream->userid;
 	ask->umid = account->upstream->umid;
@@ -411,7 +412,7 @@ static void
 worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 {
 	int64		wait = worker_note_outcome(outcome);
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 
 	for (int i = 0; i < n; i++)
 	{
@@ -527,13 +528,13 @@ worker_next_round(void)
 	return Max(worker.ask_at, worker.round_at);
 }
 
-/* Ask for the tasks that are due.  Returns whether there may be more. */
+/* TaskRequest for the tasks that are due.  Returns whether there may be more. */
 static bool
 worker_ask(void)
 {
 	QueueTask  *tasks[WORKER_ROUND];
 	WorkerAccount account;
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	int			n;
 
 	if (writer_backlog() >= WRITER_BACKLOG || now < worker_next_round() ||
@@ -563,7 +564,7 @@ static void
 worker_on_stuck(const TrackerRow *row, void *arg)
 {
 	QueueTask  *task = queue_find(row->task_id);
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	const QueueTrouble *trouble;
 	TrackerChange *change;
 	Question   *ask;
@@ -596,7 +597,7 @@ static void
 worker_give_up(void)
 {
 	QueueTask  *tasks[WORKER_ROUND];
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	int64		age = anyvod_give_up_after * SECOND;
 	int			max = Min(worker.round_size, WRITER_BACKLOG - writer_backlog());
 	bool		more;
@@ -652,12 +653,12 @@ worker_write(void)
 	int64		wait;
 	TrackerOutcome outcome;
 
-	if (writer_next() > http_clock())
+	if (writer_next() > monotonic_us())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
 	outcome = writer_write();
 	wait = worker_note_outcome(outcome);
-	writer_hold(outcome == TRACKER_DONE ? 0 : http_clock() + wait);
+	writer_hold(outcome == TRACKER_DONE ? 0 : monotonic_us() + wait);
 	launcher_tell_sleepers();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -672,7 +673,7 @@ worker_write(void)
 static void
 worker_expire(void)
 {
-	if (expire_next() > http_clock())
+	if (expire_next() > monotonic_us())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "removing settled tasks");
 	expire_slice();
@@ -689,7 +690,7 @@ worker_expire(void)
 static void
 worker_retry_tasks(void)
 {
-	queue_retry(http_clock());
+	queue_retry(monotonic_us());
 	worker.table_failures = 0;
 	worker.round_size = WORKER_ROUND;
 	worker.ask_at = 0;
@@ -716,7 +717,7 @@ worker_note_news(void)
 		worker_take_all_back();
 	if (news.changes != worker.news.changes)
 	{
-		queue_forget_trouble(http_clock());
+		queue_forget_trouble(monotonic_us());
 		stat_forget_pauses();
 	}
 	if (news.changes != worker.news.changes ||
@@ -743,7 +744,7 @@ worker_has_news(void)
 static void
 worker_watch_files(void)
 {
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 
 	if (!upstream_watches_files() || now < worker.watch_at)
 		return;
@@ -780,7 +781,7 @@ worker_end_turn(void)
 {
 	if (worker_is_idle())
 		worker_leave();
-	if (writer_backlog() > 0 ? writer_next() > http_clock() :
+	if (writer_backlog() > 0 ? writer_next() > monotonic_us() :
 							   (http_in_flight(worker.batch) == 0 &&
 								http_finished(worker.batch) == NULL))
 	{
@@ -805,7 +806,7 @@ worker_milliseconds_to(int64 until, int64 now)
 static long
 worker_time_to_wait(void)
 {
-	int64		now = http_clock();
+	int64		now = monotonic_us();
 	int64		until = Min(Min(lister_next(), writer_next()),
 							pace_next_lesson());
 	const Question *ahead = worker_first_ahead();
@@ -961,7 +962,7 @@ worker_turn(void)
 
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
 	HOLD_CANCEL_INTERRUPTS();
-	(void) http_turn(timeout);
+	(void) http_run_once(timeout);
 	RESUME_CANCEL_INTERRUPTS();
 	QueryCancelPending = false;
 	if (ConfigReloadPending)

@@ -20,6 +20,7 @@
 #include "utils/elog.h"
 #include "utils/memutils.h"
 
+#include "clock.h"
 #include "http/client.h"
 #include "schedule.h"
 #include "stat.h"
@@ -118,7 +119,7 @@ writer_take(WriterList *list)
 static int64
 writer_due_after(int64 wait)
 {
-	int64		due = http_clock() + wait;
+	int64		due = monotonic_us() + wait;
 
 	return due + WRITER_GRAIN - due % WRITER_GRAIN;
 }
@@ -204,9 +205,9 @@ writer_on_system_failure(WriterItem *item)
 
 	stat_note_error(unpack_sql_state(change->failure_code));
 	item->due = writer_retry(Min(failures, WRITER_SYSTEM_FAILURES));
-	if (http_clock() < silent_until)
+	if (monotonic_us() < silent_until)
 		return;
-	silent_until = http_clock() + WRITER_SYSTEM_SILENCE;
+	silent_until = monotonic_us() + WRITER_SYSTEM_SILENCE;
 	ereport(LOG,
 			(errcode(change->failure_code),
 			 errmsg("anyvod could not write tasks: %s", change->failure),
@@ -353,7 +354,7 @@ writer_write_batch(void)
 {
 	WriterItem *items[WRITER_BATCH];
 	TrackerChange *changes[WRITER_BATCH];
-	int64		begin = http_clock();
+	int64		begin = monotonic_us();
 	int			n = Min(writer.fresh.n, WRITER_BATCH);
 	int			limit = Min(writer.limit,
 							WRITER_BASE_LIMIT + n * WRITER_CHANGE_LIMIT);
@@ -366,7 +367,7 @@ writer_write_batch(void)
 		changes[i] = &items[i]->change;
 	}
 	outcome = tracker_write(changes, n, limit);
-	end = http_clock();
+	end = monotonic_us();
 	if (outcome == TRACKER_DONE || outcome == TRACKER_FAILED)
 		writer_adjust_limit(end - begin >= limit * INT64CONST(1000));
 	if (outcome == TRACKER_DONE)
@@ -410,12 +411,12 @@ writer_write_single(WriterList *list, int limit, bool *failed)
 static TrackerOutcome
 writer_write_suspects(void)
 {
-	int64		end = http_clock() + WRITER_SUSPECT_TURN * INT64CONST(1000);
+	int64		end = monotonic_us() + WRITER_SUSPECT_TURN * INT64CONST(1000);
 	TrackerOutcome outcome = TRACKER_DONE;
 	bool		failed;
 
 	while (writer.suspects.n > 0 && outcome == TRACKER_DONE &&
-		   http_clock() < end)
+		   monotonic_us() < end)
 		outcome = writer_write_single(&writer.suspects, WRITER_SUSPECT_LIMIT,
 									  &failed);
 	return outcome;
@@ -459,13 +460,13 @@ writer_first_slow(void)
 static TrackerOutcome
 writer_write_one_slow(int64 *pause)
 {
-	int64		begin = http_clock();
+	int64		begin = monotonic_us();
 	bool		failed = false;
 	TrackerOutcome outcome;
 
 	dlist_move_head(&writer.slow.items, &writer_first_slow()->node);
 	outcome = writer_write_single(&writer.slow, WRITER_LIMIT, &failed);
-	*pause += (http_clock() - begin) *
+	*pause += (monotonic_us() - begin) *
 		(failed ? WRITER_FAILED_SHARE : WRITER_SLOW_SHARE);
 	return outcome;
 }
@@ -477,12 +478,12 @@ writer_write_slow(void)
 	int64		pause = 0;
 	TrackerOutcome outcome = TRACKER_DONE;
 
-	if (http_clock() < writer.slow_at)
+	if (monotonic_us() < writer.slow_at)
 		return TRACKER_DONE;
 	while (writer.slow.n > 0 && outcome == TRACKER_DONE &&
 		   pause < WRITER_SLOW_PAUSE)
 		outcome = writer_write_one_slow(&pause);
-	writer.slow_at = http_clock() + pause;
+	writer.slow_at = monotonic_us() + pause;
 	return outcome;
 }
 

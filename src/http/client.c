@@ -42,6 +42,7 @@
 #include "storage/pmsignal.h"
 #include "utils/memutils.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "http/client.h"
 #include "http/result.h"
@@ -103,21 +104,6 @@ static struct
 	bool		finished;		/* a request has, in this turn */
 	bool		deaf;			/* something wanted is not waited for */
 } http;
-
-
-/*
- * Time
- */
-
-/* A clock that never jumps, in microseconds. */
-int64
-http_clock(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now);
-}
 
 
 /*
@@ -550,7 +536,7 @@ http_drop_handle(HttpRequest *request, bool reusable)
 	if (!reusable)
 		(void) curl_easy_setopt(handle->easy, CURLOPT_FORBID_REUSE, 1L);
 	pool_remove(handle);
-	if (!reusable || request->outcome != HTTP_ANSWERED)
+	if (!reusable || request->result != HTTP_COMPLETE)
 		http_count_closed(request);
 	target_return_handle(request->target, handle, reusable);
 }
@@ -646,7 +632,7 @@ http_shut_if_mute(HttpRequest *request)
 {
 	curl_socket_t fd = CURL_SOCKET_BAD;
 
-	if (request->phase != HTTP_PHASE_ANSWER ||
+	if (request->phase != HTTP_PHASE_RESPONSE ||
 		!route_is_mute(request->target->route, request))
 		return;
 	if (curl_easy_getinfo(request->handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
@@ -675,13 +661,13 @@ http_end_transfer(HttpRequest *request, CURLcode result)
 		return;
 	}
 	outcome_take(request, result);
-	if (request->outcome == HTTP_ANSWERED)
+	if (request->result == HTTP_COMPLETE)
 		route_learn(route, request);
-	if (request->outcome == HTTP_TIMED_OUT)
+	if (request->result == HTTP_TIMED_OUT)
 		http_shut_if_mute(request);
-	if (request->phase < HTTP_PHASE_ANSWER &&
-		(request->outcome == HTTP_UNREACHABLE ||
-		 request->outcome == HTTP_TIMED_OUT))
+	if (request->phase < HTTP_PHASE_RESPONSE &&
+		(request->result == HTTP_UNREACHABLE ||
+		 request->result == HTTP_TIMED_OUT))
 	{
 		while ((other = route_waiting(route)) != NULL)
 		{
@@ -887,13 +873,13 @@ http_batch_create(MemoryContext context)
  * request itself is missing.
  */
 HttpRequest *
-http_prepare(HttpBatch *batch, const Upstream *upstream, const char *task_id,
+http_prepare(HttpBatch *batch, const ServerSettings *upstream, const char *task_id,
 			 void *tag)
 {
 	HttpRequest *request;
 	CURLcode	code = CURLE_OUT_OF_MEMORY;
 
-	Assert(wire_task_id_valid(task_id, strlen(task_id)));
+	Assert(validate_task_id(task_id, strlen(task_id)));
 	request = MemoryContextAllocZero(batch->context, sizeof(HttpRequest));
 	request->batch = batch;
 	request->tag = tag;
@@ -921,7 +907,7 @@ http_begin(HttpRequest *request)
 {
 	Assert(request->prepared);
 	request->prepared = false;
-	request->started = http_clock();
+	request->started = monotonic_us();
 	if (request->handle == NULL)
 		http_finish(request);
 	else if (route_enter(request->target->route, request))
@@ -930,7 +916,7 @@ http_begin(HttpRequest *request)
 
 /* Start asking for a task: see http_prepare(). */
 HttpRequest *
-http_start(HttpBatch *batch, const Upstream *upstream, const char *task_id,
+http_start(HttpBatch *batch, const ServerSettings *upstream, const char *task_id,
 		   void *tag)
 {
 	HttpRequest *request = http_prepare(batch, upstream, task_id, tag);
@@ -1030,7 +1016,7 @@ http_need_not_wait(void)
  * CHECK_FOR_INTERRUPTS() raises.
  */
 bool
-http_turn(long timeout_ms)
+http_run_once(long timeout_ms)
 {
 	uint32		happened;
 	sigset_t	saved;
@@ -1092,7 +1078,7 @@ http_phase_name(HttpPhase phase)
 			return "connecting";
 		case HTTP_PHASE_TLS:
 			return "negotiating TLS";
-		case HTTP_PHASE_ANSWER:
+		case HTTP_PHASE_RESPONSE:
 			return "waiting for the answer";
 	}
 	return "an unknown phase";	/* not reached */

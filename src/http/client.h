@@ -9,7 +9,7 @@
  *		batch = http_batch_create(context);
  *		http_start(batch, upstream, task_id, tag);
  *		while ((request = http_finished(batch)) == NULL)
- *			http_turn(-1);
+ *			http_run_once(-1);
  *		... read request ...
  *		http_release(request);
  *
@@ -34,17 +34,17 @@
 #define HTTP_MAX_BODIES ((size_t) 64 * 1024 * 1024)
 
 /* How a request ended. */
-typedef enum HttpOutcome
+typedef enum HttpResult
 {
-	HTTP_IN_FLIGHT,				/* it has not ended */
-	HTTP_ANSWERED,				/* an answer arrived whole */
+	HTTP_UNFINISHED,			/* it has not ended */
+	HTTP_COMPLETE,				/* an answer arrived whole */
 	HTTP_UNREACHABLE,			/* no connection: name, refusal, TLS */
 	HTTP_BROKEN,				/* broken off while asking or answering */
 	HTTP_TIMED_OUT,				/* in the phase that "phase" names */
 	HTTP_TOO_LARGE,				/* the answer, larger than its limit */
 	HTTP_NO_DESCRIPTOR,			/* this process has no descriptor to spare */
 	HTTP_NO_MEMORY,				/* no memory, or HTTP_MAX_BODIES reached */
-} HttpOutcome;
+} HttpResult;
 
 /* How far a request came. */
 typedef enum HttpPhase
@@ -53,7 +53,7 @@ typedef enum HttpPhase
 	HTTP_PHASE_CONNECT,
 	HTTP_PHASE_PROXY,			/* asking it for a way to the gateway */
 	HTTP_PHASE_TLS,
-	HTTP_PHASE_ANSWER,
+	HTTP_PHASE_RESPONSE,
 } HttpPhase;
 
 /* What was found wrong with the peer's certificate. */
@@ -67,7 +67,7 @@ typedef enum HttpCertificate
 } HttpCertificate;
 
 /* Longest explanation that libcurl gives (its CURL_ERROR_SIZE). */
-#define HTTP_TROUBLE_SIZE 256
+#define HTTP_ERROR_SIZE 256
 
 typedef struct HttpBatch HttpBatch;
 
@@ -83,10 +83,10 @@ typedef struct HttpRequest
 	struct HttpHandle *handle;	/* NULL once finished */
 	void	   *tag;			/* the caller's */
 
-	HttpOutcome outcome;
+	HttpResult	result;
 	HttpPhase	phase;
 	HttpCertificate certificate;
-	char		trouble[HTTP_TROUBLE_SIZE]; /* libcurl's words, "" if none */
+	char		error[HTTP_ERROR_SIZE]; /* libcurl's message, "" if none */
 	int			status;			/* HTTP status */
 	char		content_type[64];	/* media type alone, cut at that */
 	int			retry_after;	/* seconds, -1 if not said */
@@ -109,10 +109,10 @@ typedef struct HttpRequest
 } HttpRequest;
 
 extern HttpBatch *http_batch_create(MemoryContext context);
-extern HttpRequest *http_prepare(HttpBatch *batch, const Upstream *upstream,
+extern HttpRequest *http_prepare(HttpBatch *batch, const ServerSettings *upstream,
 								 const char *task_id, void *tag);
 extern void http_begin(HttpRequest *request);
-extern HttpRequest *http_start(HttpBatch *batch, const Upstream *upstream,
+extern HttpRequest *http_start(HttpBatch *batch, const ServerSettings *upstream,
 							   const char *task_id, void *tag);
 extern HttpRequest *http_finished(HttpBatch *batch);
 extern void http_keep(HttpRequest *request);
@@ -120,9 +120,8 @@ extern bool http_is_answer(HttpRequest *request, const char *asked,
 						   const char *named);
 extern int	http_in_flight(const HttpBatch *batch);
 extern int	http_room(const HttpBatch *batch);
-extern bool http_turn(long timeout_ms);
+extern bool http_run_once(long timeout_ms);
 extern void http_release(HttpRequest *request);
-extern int64 http_clock(void);
 extern const char *http_phase_name(HttpPhase phase);
 
 #endif							/* ANYVOD_HTTP_H */

@@ -136,7 +136,7 @@ target_set_headers(HttpTarget *target, const char *api_key)
 
 /* Copy what an upstream says into a new target; NULL without memory. */
 static HttpTarget *
-target_create(const Upstream *upstream)
+target_create(const ServerSettings *upstream)
 {
 	HttpTarget *target = calloc(1, sizeof(HttpTarget));
 
@@ -152,7 +152,7 @@ target_create(const Upstream *upstream)
 	target->route = route_get(upstream);
 	target->proxy = strdup(upstream->proxy ? upstream->proxy : "");
 	target->url_prefix = strlen(upstream->base_url) + strlen(TARGET_PATH);
-	target->url_size = target->url_prefix + WIRE_MAX_TASK_ID + 1;
+	target->url_size = target->url_prefix + MAX_TASK_ID_LENGTH + 1;
 	target->url_path = strchr(upstream->base_url, ':') + 3 - upstream->base_url;
 	target->url_path += strcspn(upstream->base_url + target->url_path, "/");
 	target->url = malloc(target->url_size);
@@ -230,7 +230,7 @@ target_count_connections(void)
 
 /* The target of an upstream; NULL without memory. */
 HttpTarget *
-target_get(const Upstream *upstream)
+target_get(const ServerSettings *upstream)
 {
 	HttpTarget *target;
 	dlist_iter	iter;

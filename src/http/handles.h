@@ -37,8 +37,8 @@
 typedef struct HttpTarget
 {
 	dlist_node	node;			/* in "targets", last used first */
-	uint64		id;				/* the Upstream's */
-	Oid			serverid;		/* the Upstream's, which roles share */
+	uint64		id;				/* the ServerSettings's */
+	Oid			serverid;		/* the ServerSettings's, which roles share */
 	int			max_concurrency;	/* of that server */
 	int			in_use;			/* requests not yet released */
 	HttpRoute  *route;			/* which its requests take */
@@ -60,7 +60,7 @@ typedef struct HttpTarget
 	HttpHandle *idle;			/* handles, the one used last first */
 } HttpTarget;
 
-extern HttpTarget *target_get(const Upstream *upstream);
+extern HttpTarget *target_get(const ServerSettings *upstream);
 extern bool target_has_asked(const HttpTarget *target, const char *task_id);
 extern int	target_max_connections(void);
 extern HttpHandle *target_take_handle(HttpTarget *target, const char *task_id,

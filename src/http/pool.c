@@ -29,6 +29,7 @@
 
 #include "storage/fd.h"
 
+#include "clock.h"
 #include "http/client.h"
 #include "http/pool.h"
 
@@ -57,7 +58,7 @@ pool_on_timer(CURLM *multi, long timeout_ms, void *arg)
 
 	pool->timer_set = timeout_ms >= 0;
 	pool->timer = timeout_ms > 0 ?
-		http_clock() + timeout_ms * INT64CONST(1000) :
+		monotonic_us() + timeout_ms * INT64CONST(1000) :
 		0;
 	return 0;
 }
@@ -234,7 +235,7 @@ pool_is_due(void)
 {
 	int64		next = pool_next();
 
-	return next == 0 || (next > 0 && http_clock() >= next);
+	return next == 0 || (next > 0 && monotonic_us() >= next);
 }
 
 /* Give libcurl the time that has passed. */
@@ -245,7 +246,7 @@ pool_tick(void)
 
 	if (!pool_is_due())
 		return;
-	now = http_clock();
+	now = monotonic_us();
 	for (int i = 0; i < nused; i++)
 	{
 		HttpPool   *pool = &pools[i];
@@ -266,7 +267,7 @@ pool_time_to_wait(long timeout_ms)
 
 	if (next < 0)
 		return timeout_ms;
-	wait = next - http_clock();
+	wait = next - monotonic_us();
 	wait = wait > 0 ? (wait + 999) / 1000 : 0;
 	return (timeout_ms < 0 || wait < timeout_ms) ? (long) wait : timeout_ms;
 }

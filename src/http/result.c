@@ -16,6 +16,7 @@
 #include <ctype.h>
 #include <curl/curl.h>
 
+#include "clock.h"
 #include "compat.h"
 #include "http/result.h"
 #include "http/handles.h"
@@ -86,13 +87,13 @@ outcome_phase(const HttpRequest *request, CURLcode result)
 		result == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
 	if (outcome_sent(request) && result != CURLE_COULDNT_CONNECT)
-		return HTTP_PHASE_ANSWER;
+		return HTTP_PHASE_RESPONSE;
 	if (outcome_connected(request, result))
 	{
 		if (target->proxy[0] != '\0' &&
 			outcome_proxy_status(request) / 100 != 2)
 			return HTTP_PHASE_PROXY;
-		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_ANSWER;
+		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_RESPONSE;
 	}
 	if (result == CURLE_COULDNT_CONNECT ||
 		outcome_time(request->handle->easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
@@ -117,13 +118,13 @@ outcome_too_long(const HttpRequest *request)
  * What libcurl's result, what our callbacks noted, and how far it came amount
  * to.
  */
-static HttpOutcome
+static HttpResult
 outcome_kind(const HttpRequest *request, CURLcode result)
 {
 	switch (result)
 	{
 		case CURLE_OK:
-			return HTTP_ANSWERED;
+			return HTTP_COMPLETE;
 		case CURLE_OUT_OF_MEMORY:
 			return outcome_too_long(request) ? HTTP_BROKEN : HTTP_NO_MEMORY;
 		case CURLE_OPERATION_TIMEDOUT:
@@ -139,7 +140,7 @@ outcome_kind(const HttpRequest *request, CURLcode result)
 				return HTTP_NO_DESCRIPTOR;
 			return request->no_memory ? HTTP_NO_MEMORY : HTTP_UNREACHABLE;
 		default:
-			return request->phase < HTTP_PHASE_ANSWER ?
+			return request->phase < HTTP_PHASE_RESPONSE ?
 				HTTP_UNREACHABLE :
 				HTTP_BROKEN;
 	}
@@ -256,8 +257,8 @@ outcome_hide_key(HttpRequest *request)
 	if (key == NULL || strlen(key) < OUTCOME_SHORTEST_KEY)
 		return;
 	outcome_hide(key, request->body, request->body_len);
-	if (request->trouble[0] != '\0')
-		outcome_hide(key, request->trouble, strlen(request->trouble));
+	if (request->error[0] != '\0')
+		outcome_hide(key, request->error, strlen(request->error));
 }
 
 /* Note the media type, without parameters, unless the key is in it. */
@@ -287,11 +288,11 @@ outcome_take(HttpRequest *request, CURLcode result)
 	long		status = 0;
 
 	request->phase = outcome_phase(request, result);
-	request->outcome = outcome_kind(request, result);
+	request->result = outcome_kind(request, result);
 	if (COMPAT_BAD_CERTIFICATE(result))
 		request->certificate =
 			outcome_certificate(easy, request->phase == HTTP_PHASE_PROXY);
-	request->elapsed = http_clock() - request->started;
+	request->elapsed = monotonic_us() - request->started;
 	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
 		request->status = (int) status;
 	(void) curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type);
@@ -299,13 +300,13 @@ outcome_take(HttpRequest *request, CURLcode result)
 		outcome_note_content_type(request, content_type);
 	request->retry_after = compat_retry_after(easy);
 	if (result != CURLE_OK)
-		strlcpy(request->trouble, request->handle->trouble, HTTP_TROUBLE_SIZE);
-	if (result == CURLE_OUT_OF_MEMORY && request->outcome == HTTP_BROKEN)
-		strlcpy(request->trouble, "A line of the header is too long",
-				HTTP_TROUBLE_SIZE);
-	if (result != CURLE_OK && request->trouble[0] == '\0')
-		strlcpy(request->trouble, curl_easy_strerror(result),
-				HTTP_TROUBLE_SIZE);
+		strlcpy(request->error, request->handle->trouble, HTTP_ERROR_SIZE);
+	if (result == CURLE_OUT_OF_MEMORY && request->result == HTTP_BROKEN)
+		strlcpy(request->error, "A line of the header is too long",
+				HTTP_ERROR_SIZE);
+	if (result != CURLE_OK && request->error[0] == '\0')
+		strlcpy(request->error, curl_easy_strerror(result),
+				HTTP_ERROR_SIZE);
 	outcome_hide_key(request);
 }
 
@@ -317,11 +318,11 @@ void
 outcome_not_started(HttpRequest *request, CURLcode why)
 {
 	if (why == CURLE_OK || why == CURLE_OUT_OF_MEMORY)
-		request->outcome = HTTP_NO_MEMORY;
+		request->result = HTTP_NO_MEMORY;
 	else
 	{
-		request->outcome = HTTP_UNREACHABLE;
-		strlcpy(request->trouble, curl_easy_strerror(why), HTTP_TROUBLE_SIZE);
+		request->result = HTTP_UNREACHABLE;
+		strlcpy(request->error, curl_easy_strerror(why), HTTP_ERROR_SIZE);
 	}
 }
 
@@ -329,9 +330,9 @@ outcome_not_started(HttpRequest *request, CURLcode why)
 void
 outcome_share(HttpRequest *request, const HttpRequest *opener)
 {
-	request->outcome = opener->outcome;
+	request->result = opener->result;
 	request->phase = opener->phase;
 	request->certificate = opener->certificate;
-	strlcpy(request->trouble, opener->trouble, HTTP_TROUBLE_SIZE);
-	request->elapsed = http_clock() - request->started;
+	strlcpy(request->error, opener->error, HTTP_ERROR_SIZE);
+	request->elapsed = monotonic_us() - request->started;
 }

@@ -29,6 +29,7 @@
 
 #include "common/hashfn.h"
 
+#include "clock.h"
 #include "http/internal.h"
 #include "http/route.h"
 #include "server/validate.h"
@@ -70,9 +71,9 @@ route_free(HttpRoute *route)
 static uint32
 route_hash(const char *url)
 {
-	WireUrl		parts;
+	UrlParts	parts;
 
-	(void) wire_url_parse(url, &parts);
+	(void) validate_url(url, &parts);
 	for (char *p = parts.host; *p != '\0'; p++)
 		*p = pg_tolower((unsigned char) *p);
 	return hash_combine(hash_bytes((const unsigned char *) parts.host,
@@ -82,7 +83,7 @@ route_hash(const char *url)
 
 /* The route to an upstream; NULL without memory. */
 HttpRoute *
-route_get(const Upstream *upstream)
+route_get(const ServerSettings *upstream)
 {
 	const char *proxy = upstream->proxy ? upstream->proxy : "";
 	HttpRoute  *route;
@@ -278,7 +279,7 @@ void
 route_heard(HttpRoute *route)
 {
 	if (route->kind != ROUTE_SERIAL)
-		route->heard_at = http_clock();
+		route->heard_at = monotonic_us();
 }
 
 /* An answer has come: by which protocol? */

@@ -16,7 +16,7 @@
 
 typedef struct HttpRoute HttpRoute;
 
-extern HttpRoute *route_get(const Upstream *upstream);
+extern HttpRoute *route_get(const ServerSettings *upstream);
 extern void route_drop(HttpRoute *route);
 extern uint32 route_gateway(const HttpRoute *route);
 extern bool route_enter(HttpRoute *route, HttpRequest *request);

@@ -104,7 +104,7 @@ static const Option options_known[] = {
 	 FIELD(upstream.proxy), 0, 0, 0, NULL},
 	{"api_key", UserMappingRelationId, OPTION_API_KEY,
 	 FIELD(upstream.api_key), 0, 0, 0,
-	 WIRE_API_KEY_RULE},
+	 API_KEY_RULE},
 	{"api_key_file", UserMappingRelationId, OPTION_FILE,
 	 FIELD(api_key_file), 0, 0, 0, FILE_RULE},
 };
@@ -149,13 +149,13 @@ option_number(const Option *option, const char *value)
 static void
 option_check_url(const Option *option, const char *value)
 {
-	WireUrl		parts;
+	UrlParts	parts;
 	const char *reason;
 
 	if (option->kind == OPTION_PROXY)
-		reason = wire_proxy_parse(value, &parts);
+		reason = validate_proxy(value, &parts);
 	else
-		reason = wire_url_parse(value, &parts);
+		reason = validate_url(value, &parts);
 	if (reason != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -190,7 +190,7 @@ option_store(const Option *option, char *value, OptionValues *values)
 			break;
 		case OPTION_API_KEY:
 			values->secret_size = len;
-			ok = wire_key_valid(value, len);
+			ok = validate_api_key(value, len);
 			break;
 		case OPTION_FILE:
 			ok = is_absolute_path(value) && len < MAXPGPATH;
@@ -329,15 +329,15 @@ option_list(SysCacheIdentifier cacheid, HeapTuple tuple,
 void
 option_set_defaults(OptionValues *values)
 {
-	Upstream   *upstream = &values->upstream;
+	ServerSettings *upstream = &values->upstream;
 
 	memset(values, 0, sizeof(*values));
-	upstream->base_url = pstrdup(UPSTREAM_BASE_URL);
-	upstream->timeout = UPSTREAM_TIMEOUT;
-	upstream->connect_timeout = UPSTREAM_CONNECT_TIMEOUT;
-	upstream->rate_limit = UPSTREAM_RATE_LIMIT;
-	upstream->max_concurrency = UPSTREAM_MAX_CONCURRENCY;
-	upstream->max_response_size = UPSTREAM_MAX_RESPONSE_SIZE;
+	upstream->base_url = pstrdup(SERVER_BASE_URL);
+	upstream->timeout = SERVER_TIMEOUT;
+	upstream->connect_timeout = SERVER_CONNECT_TIMEOUT;
+	upstream->rate_limit = SERVER_RATE_LIMIT;
+	upstream->max_concurrency = SERVER_MAX_CONCURRENCY;
+	upstream->max_response_size = SERVER_MAX_RESPONSE_SIZE;
 }
 
 /*
@@ -366,7 +366,7 @@ option_store_all(OptionValues *values, List *options, Oid catalog)
 void
 option_check(const OptionValues *values)
 {
-	const Upstream *upstream = &values->upstream;
+	const ServerSettings *upstream = &values->upstream;
 
 	if (upstream->api_key != NULL && values->api_key_file != NULL)
 		ereport(ERROR,
@@ -452,10 +452,10 @@ check_files(const OptionValues *values)
 static void
 warn_cleartext(const OptionValues *values)
 {
-	WireUrl		parts;
+	UrlParts	parts;
 
-	if (wire_url_parse(values->upstream.base_url, &parts) != NULL ||
-		parts.https || wire_host_is_local(parts.host))
+	if (validate_url(values->upstream.base_url, &parts) != NULL ||
+		parts.https || validate_is_loopback(parts.host))
 		return;
 	ereport(WARNING,
 			(errmsg("the API key will be sent unencrypted"),
@@ -486,7 +486,7 @@ anyvod_fdw_validator(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("foreign-data wrapper \"%s\" does not support foreign tables",
 						OPTION_EXTENSION),
-				 errhint("Ask with anyvod_query(), or insert into anyvod_tasks.")));
+				 errhint("TaskRequest with anyvod_query(), or insert into anyvod_tasks.")));
 
 	option_set_defaults(&values);
 	option_store_all(&values, options, catalog);

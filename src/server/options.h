@@ -25,7 +25,7 @@
  */
 typedef struct OptionValues
 {
-	Upstream	upstream;		/* of which the options are set */
+	ServerSettings upstream;	/* of which the options are set */
 	char	   *ca_file;		/* path, or NULL */
 	char	   *api_key_file;	/* path, or NULL */
 	size_t		secret_size;	/* bytes at upstream.api_key to wipe */

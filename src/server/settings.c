@@ -57,7 +57,7 @@
 #include "server/validate.h"
 
 /* Largest key file: the longest key and the end of its line. */
-#define MAX_API_KEY_FILE (WIRE_MAX_API_KEY + 2)
+#define MAX_API_KEY_FILE (MAX_API_KEY_LENGTH + 2)
 
 /* Largest CA file, in bytes: four times Debian's bundle of all public CAs. */
 #define MAX_CA_FILE (1024 * 1024)
@@ -102,7 +102,7 @@ static uint64 cache_generation = 1;
 /* The generation for which cache_sweep() last ran. */
 static uint64 cache_swept = 1;
 
-/* The last Upstream.id given out. */
+/* The last ServerSettings.id given out. */
 static uint64 last_id = 0;
 
 
@@ -214,7 +214,7 @@ config_check_owner(const UpstreamConfig *config, HeapTuple tuple)
 static void
 config_read_files(UpstreamConfig *config)
 {
-	Upstream   *upstream = &config->values.upstream;
+	ServerSettings *upstream = &config->values.upstream;
 	WatchLook	look;
 	size_t		len;
 
@@ -242,13 +242,13 @@ config_read_files(UpstreamConfig *config)
 		upstream->api_key = file_read("api_key_file", config->values.api_key_file,
 									  MAX_API_KEY_FILE, &len);
 		config->values.secret_size = len;
-		len = wire_key_length(upstream->api_key, len);
+		len = validate_key_file(upstream->api_key, len);
 		if (len == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid API key in the file of option \"%s\"",
 							"api_key_file"),
-					 errdetail_internal("%s", WIRE_API_KEY_RULE),
+					 errdetail_internal("%s", API_KEY_RULE),
 					 file_detail(config->values.api_key_file)));
 		watch_end(config->values.api_key_file);
 		upstream->api_key[len] = '\0';
@@ -261,7 +261,7 @@ config_read_files(UpstreamConfig *config)
 static void
 config_read_mapping(UpstreamConfig *config)
 {
-	Upstream   *upstream = &config->values.upstream;
+	ServerSettings *upstream = &config->values.upstream;
 	HeapTuple	mapping;
 	List	   *options;
 
@@ -364,7 +364,7 @@ same_string(const char *a, const char *b)
  * Would a request be the same with either?
  */
 static bool
-same_content(const Upstream *a, const Upstream *b)
+same_content(const ServerSettings *a, const ServerSettings *b)
 {
 	return a->serverid == b->serverid &&
 		a->userid == b->userid &&
@@ -526,7 +526,7 @@ cache_fill(CacheEntry *entry, HeapTuple server, uint64 generation)
 {
 	UpstreamConfig *old = entry->config;
 	UpstreamConfig *config = config_build(server, entry->key.userid);
-	Upstream   *upstream = &config->values.upstream;
+	ServerSettings *upstream = &config->values.upstream;
 
 	if (old != NULL && same_content(&old->values.upstream, upstream))
 		upstream->id = old->values.upstream.id;
@@ -552,8 +552,8 @@ cache_fill(CacheEntry *entry, HeapTuple server, uint64 generation)
  * not one of ours, and for ca_file and api_key_file the SQLSTATE of errno,
  * 42809, 54000 or 22023.
  */
-const Upstream *
-upstream_get(const char *server_name, Oid userid)
+const ServerSettings *
+server_settings_get(const char *server_name, Oid userid)
 {
 	HeapTuple	tuple;
 	Form_pg_foreign_server server;
@@ -592,7 +592,7 @@ upstream_get(const char *server_name, Oid userid)
 }
 
 /*
- * Have the API key read again at the next upstream_get(), however young it
+ * Have the API key read again at the next server_settings_get(), however young it
  * is: the gateway has refused it, perhaps since the file has a new one.
  * Returns false if the key does not come from a file, so that there is
  * nothing to be gained by asking again; otherwise the id of the next result
@@ -625,7 +625,7 @@ upstream_watches_files(void)
 
 /*
  * Has a file that was in trouble changed?  Then what was had from files is
- * read again at the next upstream_get().
+ * read again at the next server_settings_get().
  */
 bool
 upstream_files_changed(void)
@@ -645,7 +645,7 @@ upstream_check_task_id(const char *task_id, size_t len)
 {
 	bool		quotable = (len <= 64);
 
-	if (wire_task_id_valid(task_id, len))
+	if (validate_task_id(task_id, len))
 		return;
 	for (size_t i = 0; i < len && quotable; i++)
 		quotable = (task_id[i] >= ' ' && task_id[i] <= '~');
@@ -654,5 +654,5 @@ upstream_check_task_id(const char *task_id, size_t len)
 			 quotable ? errmsg("invalid task id \"%.*s\"", (int) len, task_id) :
 						errmsg("invalid task id"),
 			 errdetail("A task id has 1 to %d characters of [0-9A-Za-z_.-] and is neither \".\" nor \"..\".",
-					   WIRE_MAX_TASK_ID)));
+					   MAX_TASK_ID_LENGTH)));
 }

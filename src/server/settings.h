@@ -13,12 +13,12 @@
 #define ANYVOD_UPSTREAM_H
 
 /* Defaults of the server options; milliseconds, bytes, a second. */
-#define UPSTREAM_BASE_URL "https://www.anyapi.vip"
-#define UPSTREAM_TIMEOUT 30000
-#define UPSTREAM_CONNECT_TIMEOUT 5000
-#define UPSTREAM_RATE_LIMIT 50
-#define UPSTREAM_MAX_CONCURRENCY 32
-#define UPSTREAM_MAX_RESPONSE_SIZE (16 * 1024 * 1024)
+#define SERVER_BASE_URL "https://www.anyapi.vip"
+#define SERVER_TIMEOUT 30000
+#define SERVER_CONNECT_TIMEOUT 5000
+#define SERVER_RATE_LIMIT 50
+#define SERVER_MAX_CONCURRENCY 32
+#define SERVER_MAX_RESPONSE_SIZE (16 * 1024 * 1024)
 
 /*
  * A server as one role sees it: everything that a request needs.  Lives in
@@ -26,7 +26,7 @@
  * wrapper changes; a pointer to it is good until the next call into this
  * room or the next wait, whichever comes first.
  */
-typedef struct Upstream
+typedef struct ServerSettings
 {
 	uint64		id;				/* never the same for two different contents
 								 * in one process, and never 0 */
@@ -44,9 +44,9 @@ typedef struct Upstream
 	double		rate_limit;		/* requests a second, of the worker */
 	int			max_concurrency;	/* requests in flight at once */
 	int			max_response_size;	/* bytes */
-} Upstream;
+} ServerSettings;
 
-extern const Upstream *upstream_get(const char *server_name, Oid userid);
+extern const ServerSettings *server_settings_get(const char *server_name, Oid userid);
 extern bool upstream_forget(Oid serverid, Oid userid);
 extern bool upstream_watches_files(void);
 extern bool upstream_files_changed(void);

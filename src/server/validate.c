@@ -42,7 +42,7 @@
  * Returns NULL, or what is wrong with it.
  */
 static const char *
-url_parse_port(WireUrl *parts, const char *port, size_t len)
+url_parse_port(UrlParts *parts, const char *port, size_t len)
 {
 	int			number = 0;
 
@@ -67,7 +67,7 @@ url_parse_port(WireUrl *parts, const char *port, size_t len)
  * networks use it.
  */
 static const char *
-url_parse_host(WireUrl *parts, const char *authority, size_t len)
+url_parse_host(UrlParts *parts, const char *authority, size_t len)
 {
 	static const char name[] = "0123456789abcdefghijklmnopqrstuvwxyz"
 							   "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.";
@@ -85,7 +85,7 @@ url_parse_host(WireUrl *parts, const char *authority, size_t len)
 		host_end = end;
 	if (host_end == host)
 		return "A URL must have a host.";
-	if (host_end - host > WIRE_MAX_HOST)
+	if (host_end - host > MAX_HOST_LENGTH)
 		return "The host in a URL has at most 253 bytes.";
 	strlcpy(parts->host, host, host_end - host + 1);
 
@@ -103,7 +103,7 @@ url_parse_host(WireUrl *parts, const char *authority, size_t len)
 }
 
 /*
- * wire_url_parse
+ * validate_url
  *		Fill "parts" from an http or https URL.
  *
  * Returns NULL, or why the URL is
@@ -115,14 +115,14 @@ url_parse_host(WireUrl *parts, const char *authority, size_t len)
  * ASCII name or an address, and nothing has to be decoded or guessed.
  */
 const char *
-wire_url_parse(const char *url, WireUrl *parts)
+validate_url(const char *url, UrlParts *parts)
 {
 	const char *authority;
 	const char *path;
 	const char *reason;
 
 	memset(parts, 0, sizeof(*parts));
-	if (strlen(url) > WIRE_MAX_URL)
+	if (strlen(url) > MAX_URL_LENGTH)
 		return "A URL has at most 2048 bytes.";
 	if (pg_strncasecmp(url, "https://", 8) == 0)
 		parts->https = true;
@@ -153,16 +153,16 @@ wire_url_parse(const char *url, WireUrl *parts)
 }
 
 /*
- * wire_proxy_parse
+ * validate_proxy
  *		The same for the URL of a proxy.
  *
  * Without a port libcurl would take 1080 for an http proxy, which nobody
  * expects, and a path has no meaning.
  */
 const char *
-wire_proxy_parse(const char *url, WireUrl *parts)
+validate_proxy(const char *url, UrlParts *parts)
 {
-	const char *reason = wire_url_parse(url, parts);
+	const char *reason = validate_url(url, parts);
 
 	if (reason != NULL)
 		return reason;
@@ -174,14 +174,14 @@ wire_proxy_parse(const char *url, WireUrl *parts)
 }
 
 /*
- * wire_host_is_local
+ * validate_is_loopback
  *		Does what is sent to this host stay on this machine?
  *
  * Numbers that only some resolvers take for a loopback address (0x7f.1) do not
  * count.
  */
 bool
-wire_host_is_local(const char *host)
+validate_is_loopback(const char *host)
 {
 	size_t		len = strlen(host);
 	struct in_addr v4;
@@ -204,15 +204,15 @@ wire_host_is_local(const char *host)
  */
 
 /*
- * wire_key_valid
+ * validate_api_key
  *		May this be sent in a header?
  *
  * "key" need not end with a NUL.
  */
 bool
-wire_key_valid(const char *key, size_t len)
+validate_api_key(const char *key, size_t len)
 {
-	if (len < 1 || len > WIRE_MAX_API_KEY)
+	if (len < 1 || len > MAX_API_KEY_LENGTH)
 		return false;
 	for (size_t i = 0; i < len; i++)
 	{
@@ -223,17 +223,17 @@ wire_key_valid(const char *key, size_t len)
 }
 
 /*
- * wire_key_length
+ * validate_key_file
  *		How much of a key file's content is the key.
  *
  * All but the line ends behind it; 0 if what remains is no key.
  */
 size_t
-wire_key_length(const char *content, size_t len)
+validate_key_file(const char *content, size_t len)
 {
 	while (len > 0 && (content[len - 1] == '\n' || content[len - 1] == '\r'))
 		len--;
-	return wire_key_valid(content, len) ? len : 0;
+	return validate_api_key(content, len) ? len : 0;
 }
 
 
@@ -242,16 +242,16 @@ wire_key_length(const char *content, size_t len)
  */
 
 /*
- * wire_task_id_valid
+ * validate_task_id
  *		Is this a task id?
  *
  * It becomes a segment of the URL's path, so only
  * characters that mean nothing there are let in, and no dot segment.
  */
 bool
-wire_task_id_valid(const char *task_id, size_t len)
+validate_task_id(const char *task_id, size_t len)
 {
-	if (len < 1 || len > WIRE_MAX_TASK_ID)
+	if (len < 1 || len > MAX_TASK_ID_LENGTH)
 		return false;
 	for (size_t i = 0; i < len; i++)
 	{

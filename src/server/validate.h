@@ -11,37 +11,37 @@
 #define ANYVOD_WIRE_H
 
 /* Longest URL, in bytes; a task's path is appended to it. */
-#define WIRE_MAX_URL 2048
+#define MAX_URL_LENGTH 2048
 
 /* Longest host name, in bytes (RFC 1035, 2.3.4). */
-#define WIRE_MAX_HOST 253
+#define MAX_HOST_LENGTH 253
 
 /* Longest API key, in bytes: nginx refuses header lines of more than 8 kB. */
-#define WIRE_MAX_API_KEY 4096
+#define MAX_API_KEY_LENGTH 4096
 
 /* Longest task id, in characters (all of them ASCII). */
-#define WIRE_MAX_TASK_ID 256
+#define MAX_TASK_ID_LENGTH 256
 
 /* What a good API key is, for messages. */
-#define WIRE_API_KEY_RULE \
+#define API_KEY_RULE \
 	"An API key has 1 to 4096 visible ASCII characters and no blank."
 
 /* What a URL consists of. */
-typedef struct WireUrl
+typedef struct UrlParts
 {
 	bool		https;			/* else http */
 	bool		has_port;
 	int			port;			/* the scheme's if it has none */
 	bool		has_path;		/* more than "/" */
-	char		host[WIRE_MAX_HOST + 1];	/* of an IPv6 address, without
+	char		host[MAX_HOST_LENGTH + 1];	/* of an IPv6 address, without
 											 * brackets */
-} WireUrl;
+} UrlParts;
 
-extern const char *wire_url_parse(const char *url, WireUrl *parts);
-extern const char *wire_proxy_parse(const char *url, WireUrl *parts);
-extern bool wire_host_is_local(const char *host);
-extern bool wire_key_valid(const char *key, size_t len);
-extern size_t wire_key_length(const char *content, size_t len);
-extern bool wire_task_id_valid(const char *task_id, size_t len);
+extern const char *validate_url(const char *url, UrlParts *parts);
+extern const char *validate_proxy(const char *url, UrlParts *parts);
+extern bool validate_is_loopback(const char *host);
+extern bool validate_api_key(const char *key, size_t len);
+extern size_t validate_key_file(const char *content, size_t len);
+extern bool validate_task_id(const char *task_id, size_t len);
 
 #endif							/* ANYVOD_WIRE_H */

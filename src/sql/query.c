@@ -41,31 +41,31 @@ static const Oid query_files_columns[] = {
 #define QUERY_FILES_COLUMNS lengthof(query_files_columns)
 
 /*
- * Ask about the task of a function's first argument the server of its second,
+ * TaskRequest about the task of a function's first argument the server of its second,
  * and read the answer; raises an error if that does not tell of the task.
  * "type" is that of the function's result, InvalidOid if it is a row.
  * Everything is in a context of its own, which the caller deletes; it is
  * current on return.
  */
-static Ask *
+static TaskRequest *
 query_ask(FunctionCallInfo fcinfo, Oid type, MemoryContext *context)
 {
 	static const Oid arguments[] = {TEXTOID, NAMEOID};
-	AskTrouble	trouble;
+	RequestError trouble;
 	char	   *task_id;
-	Ask		   *ask;
+	TaskRequest *ask;
 
 	signature_check(fcinfo, type, arguments, lengthof(arguments));
 	*context = AllocSetContextCreate(CurrentMemoryContext, "anyvod question",
 									 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(*context);
-	task_id = ask_id(PG_GETARG_TEXT_PP(0));
-	ask = palloc0(sizeof(Ask));
+	task_id = request_task_id(PG_GETARG_TEXT_PP(0));
+	ask = palloc0(sizeof(TaskRequest));
 	ask->server = NameStr(*PG_GETARG_NAME(1));
 	ask->userid = GetUserId();
-	(void) ask_now(ask, http_batch_create(*context), task_id, ASK_PATIENTLY);
-	if (ask_describe(ask, &trouble))
-		ask_raise(&trouble);
+	(void) request_run(ask, http_batch_create(*context), task_id, REQUEST_NO_DEADLINE);
+	if (request_describe_error(ask, &trouble))
+		request_raise(&trouble);
 	return ask;
 }
 
@@ -77,7 +77,7 @@ anyvod_query(PG_FUNCTION_ARGS)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
-	Ask		   *ask = query_ask(fcinfo, JSONBOID, &context);
+	TaskRequest *ask = query_ask(fcinfo, JSONBOID, &context);
 	Datum		result;
 
 	MemoryContextSwitchTo(caller);
@@ -94,7 +94,7 @@ anyvod_status(PG_FUNCTION_ARGS)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
-	Ask		   *ask;
+	TaskRequest *ask;
 	Datum		result;
 
 	result_check_row(fcinfo);

@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "sql/request.h"
 #include "response/to_datum.h"
@@ -49,7 +50,7 @@ static const Oid many_columns[] = {TEXTOID, JSONBOID, TEXTOID, TEXTOID};
 /* A question that has been asked, and whose row has not been returned. */
 typedef struct ManyAsk
 {
-	Ask			ask;
+	TaskRequest ask;
 	const char *task_id;
 	bool		repeated;		/* asked again; that is done once */
 } ManyAsk;
@@ -61,7 +62,7 @@ typedef struct Many
 	const char *server;
 	Oid			userid;			/* who began it; a cursor may have moved on */
 	int			max_concurrency;
-	AskIds		ids;
+	TaskIds		ids;
 	int			next;			/* the first id that has not been asked for */
 	int			outstanding;	/* ManyAsks that there are */
 	int64		left_at;		/* when the last row was returned */
@@ -76,14 +77,14 @@ many_create(FunctionCallInfo fcinfo)
 	Many	   *many = palloc0(sizeof(Many));
 
 	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
-	ask_ids(&many->ids, PG_GETARG_ARRAYTYPE_P(0));
+	request_task_ids(&many->ids, PG_GETARG_ARRAYTYPE_P(0));
 	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
 	many->userid = GetUserId();
-	many->max_concurrency = upstream_get(many->server,
-										 many->userid)
+	many->max_concurrency = server_settings_get(many->server,
+												many->userid)
 								->max_concurrency;
 	many->batch = http_batch_create(CurrentMemoryContext);
-	many->left_at = http_clock();
+	many->left_at = monotonic_us();
 	return many;
 }
 
@@ -105,7 +106,7 @@ many_fill(Many *many, MemoryContext context)
 		ask->ask.server = many->server;
 		ask->ask.userid = many->userid;
 		ask->task_id = many->ids.ids[many->next++];
-		ask_start(&ask->ask, many->batch, ask->task_id, ask);
+		request_start(&ask->ask, many->batch, ask->task_id, ask);
 		many->outstanding++;
 		started = true;
 	}
@@ -121,10 +122,10 @@ many_is_to_repeat(const Many *many, const ManyAsk *ask)
 
 	if (ask->repeated)
 		return false;
-	switch (request->outcome)
+	switch (request->result)
 	{
-		case HTTP_ANSWERED:
-			return ask_has_other_key(&ask->ask);
+		case HTTP_COMPLETE:
+			return request_has_other_key(&ask->ask);
 		case HTTP_UNREACHABLE:
 		case HTTP_BROKEN:
 		case HTTP_TIMED_OUT:
@@ -152,20 +153,20 @@ many_next(Many *many, MemoryContext context)
 
 		/* What was started goes out before anything that takes time. */
 		if (request == NULL)
-			(void) http_turn(-1);
+			(void) http_run_once(-1);
 		else if (started)
-			(void) http_turn(0);
+			(void) http_run_once(0);
 		request = http_finished(many->batch);
 		if (request == NULL)
 			continue;
 
 		ask = request->tag;
-		ask_read(&ask->ask);
+		request_read(&ask->ask);
 		if (!many_is_to_repeat(many, ask))
 			return ask;
 		http_release(request);
 		ask->repeated = true;
-		ask_start(&ask->ask, many->batch, ask->task_id, ask);
+		request_start(&ask->ask, many->batch, ask->task_id, ask);
 	}
 }
 
@@ -175,11 +176,11 @@ many_row(TupleDesc desc, const ManyAsk *ask)
 {
 	Datum		values[MANY_COLUMNS] = {0};
 	bool		nulls[MANY_COLUMNS] = {false, true, true, true};
-	AskTrouble	trouble;
+	RequestError trouble;
 	bool		troubled;
 	char	   *why;
 
-	troubled = ask_describe(&ask->ask, &trouble);
+	troubled = request_describe_error(&ask->ask, &trouble);
 	if (!troubled &&
 		!result_try_jsonb(&ask->ask.answer, &values[1], &why))
 	{
@@ -233,8 +234,8 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 	}
 	call = SRF_PERCALL_SETUP();
 	many = call->user_fctx;
-	if (http_clock() - many->left_at > MANY_PAUSE)
-		many->resumed_at = http_clock();
+	if (monotonic_us() - many->left_at > MANY_PAUSE)
+		many->resumed_at = monotonic_us();
 
 	ask = many_next(many, call->multi_call_memory_ctx);
 	if (ask == NULL)
@@ -243,6 +244,6 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 	http_release(ask->ask.request);
 	pfree(ask);
 	many->outstanding--;
-	many->left_at = http_clock();
+	many->left_at = monotonic_us();
 	SRF_RETURN_NEXT(call, row);
 }

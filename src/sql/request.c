@@ -22,6 +22,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "sql/request.h"
 #include "response/to_datum.h"
@@ -34,27 +35,27 @@
 
 /*
  * Start a question about a task whose id has been checked.  Raises what
- * upstream_get() raises.
+ * server_settings_get() raises.
  */
 void
-ask_start(Ask *ask, HttpBatch *batch, const char *task_id, void *tag)
+request_start(TaskRequest *ask, HttpBatch *batch, const char *task_id, void *tag)
 {
-	const Upstream *upstream = upstream_get(ask->server, ask->userid);
+	const ServerSettings *upstream = server_settings_get(ask->server, ask->userid);
 
 	ask->task_id = task_id;
 	ask->serverid = upstream->serverid;
-	ask->upstream_id = upstream->id;
+	ask->settings_id = upstream->id;
 	ask->max_response_size = upstream->max_response_size;
 	ask->request = http_start(batch, upstream, task_id, tag);
 }
 
 /* The question's request has finished: read its answer, if there is one. */
 void
-ask_read(Ask *ask)
+request_read(TaskRequest *ask)
 {
 	HttpRequest *request = ask->request;
 
-	if (request->outcome != HTTP_ANSWERED)
+	if (request->result != HTTP_COMPLETE)
 		return;
 	answer_read(&ask->answer, request->status, request->content_type,
 				request->body, request->body_len);
@@ -67,49 +68,49 @@ ask_read(Ask *ask)
  * Then it is worth while to ask again.
  */
 bool
-ask_has_other_key(const Ask *ask)
+request_has_other_key(const TaskRequest *ask)
 {
-	return ask->request->outcome == HTTP_ANSWERED &&
+	return ask->request->result == HTTP_COMPLETE &&
 		ask->answer.verdict == ANSWER_AUTH &&
 		upstream_forget(ask->serverid, ask->userid) &&
-		upstream_get(ask->server, ask->userid)->id != ask->upstream_id;
+		server_settings_get(ask->server, ask->userid)->id != ask->settings_id;
 }
 
-/* Ask and wait until "until"; false if that came first. */
+/* TaskRequest and wait until "until"; false if that came first. */
 static bool
-ask_once(Ask *ask, HttpBatch *batch, const char *task_id, int64 until)
+ask_once(TaskRequest *ask, HttpBatch *batch, const char *task_id, int64 until)
 {
-	ask_start(ask, batch, task_id, NULL);
-	while (ask->request->outcome == HTTP_IN_FLIGHT)
+	request_start(ask, batch, task_id, NULL);
+	while (ask->request->result == HTTP_UNFINISHED)
 	{
 		int64		left;
 
-		if (until == ASK_PATIENTLY)
+		if (until == REQUEST_NO_DEADLINE)
 		{
-			(void) http_turn(-1);
+			(void) http_run_once(-1);
 			continue;
 		}
-		left = until - http_clock();
+		left = until - monotonic_us();
 		if (left <= 0)
 			return false;
-		(void) http_turn((long) Min((left + 999) / 1000, INT_MAX));
+		(void) http_run_once((long) Min((left + 999) / 1000, INT_MAX));
 	}
 	http_keep(ask->request);
-	ask_read(ask);
+	request_read(ask);
 	return true;
 }
 
 /*
- * Ask about a task and wait for the answer, at most until that time of
- * http_clock(); false if none has come by then.  What was asked belongs to
+ * TaskRequest about a task and wait for the answer, at most until that time of
+ * monotonic_us(); false if none has come by then.  What was asked belongs to
  * the batch.
  */
 bool
-ask_now(Ask *ask, HttpBatch *batch, const char *task_id, int64 until)
+request_run(TaskRequest *ask, HttpBatch *batch, const char *task_id, int64 until)
 {
 	if (!ask_once(ask, batch, task_id, until))
 		return false;
-	return !ask_has_other_key(ask) ||
+	return !request_has_other_key(ask) ||
 		ask_once(ask, batch, task_id, until);
 }
 
@@ -181,20 +182,20 @@ ask_connection_hint(const HttpRequest *request)
 
 /* The question could not be asked, or got no answer. */
 static void
-ask_describe_outcome(const Ask *ask, AskTrouble *trouble)
+ask_describe_outcome(const TaskRequest *ask, RequestError *trouble)
 {
 	const HttpRequest *request = ask->request;
 	const char *phase = http_phase_name(request->phase);
 	const char *server = ask->server;
 
-	switch (request->outcome)
+	switch (request->result)
 	{
 		case HTTP_UNREACHABLE:
 			trouble->sqlstate = ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION;
 			trouble->message = psprintf(_("could not connect to server \"%s\""),
 										server);
 			trouble->detail = psprintf(_("While %s: %s."), phase,
-									   request->trouble);
+									   request->error);
 			trouble->hint = ask_connection_hint(request);
 			break;
 		case HTTP_TIMED_OUT:
@@ -224,21 +225,21 @@ ask_describe_outcome(const Ask *ask, AskTrouble *trouble)
 			trouble->sqlstate = ERRCODE_OUT_OF_MEMORY;
 			trouble->message = psprintf(_("out of memory while asking server \"%s\""),
 										server);
-			trouble->detail = ask_sentence(request->trouble);
+			trouble->detail = ask_sentence(request->error);
 			break;
 		default:
 			trouble->sqlstate = ERRCODE_FDW_ERROR;
 			trouble->message = psprintf(_("the connection to server \"%s\" broke off"),
 										server);
 			trouble->detail = psprintf(_("While %s: %s."), phase,
-									   request->trouble);
+									   request->error);
 			break;
 	}
 }
 
 /* An answer that holds no task. */
 static void
-ask_describe_unreadable(const Ask *ask, AskTrouble *trouble)
+ask_describe_unreadable(const TaskRequest *ask, RequestError *trouble)
 {
 	const Answer *answer = &ask->answer;
 	const char *server = ask->server;
@@ -297,7 +298,7 @@ ask_retry_hint(int retry_after)
 
 /* The answer is a refusal. */
 static void
-ask_describe_refusal(const Ask *ask, AskTrouble *trouble)
+ask_describe_refusal(const TaskRequest *ask, RequestError *trouble)
 {
 	const char *server = ask->server;
 	const char *again = ask_retry_hint(ask->request->retry_after);
@@ -345,10 +346,10 @@ ask_describe_refusal(const Ask *ask, AskTrouble *trouble)
  * Returns false if it does tell.
  */
 bool
-ask_describe(const Ask *ask, AskTrouble *trouble)
+request_describe_error(const TaskRequest *ask, RequestError *trouble)
 {
-	memset(trouble, 0, sizeof(AskTrouble));
-	if (ask->request->outcome != HTTP_ANSWERED)
+	memset(trouble, 0, sizeof(RequestError));
+	if (ask->request->result != HTTP_COMPLETE)
 	{
 		ask_describe_outcome(ask, trouble);
 		return true;
@@ -378,7 +379,7 @@ ask_describe(const Ask *ask, AskTrouble *trouble)
 
 /* Raise an error that was described. */
 void
-ask_raise(const AskTrouble *trouble)
+request_raise(const RequestError *trouble)
 {
 	ereport(ERROR,
 			(errcode(trouble->sqlstate),
@@ -394,7 +395,7 @@ ask_raise(const AskTrouble *trouble)
 
 /* A task id from an argument.  Raises 22023 if it is none. */
 char *
-ask_id(const text *argument)
+request_task_id(const text *argument)
 {
 	const char *id = VARDATA_ANY(argument);
 	int			len = VARSIZE_ANY_EXHDR(argument);
@@ -431,7 +432,7 @@ ask_compare_places(const void *a, const void *b)
  * 22004 if one is null and 22023 if one is no task id.
  */
 void
-ask_ids(AskIds *ids, ArrayType *array)
+request_task_ids(TaskIds *ids, ArrayType *array)
 {
 	AskPlace   *places;
 	Datum	   *elements;
@@ -447,7 +448,7 @@ ask_ids(AskIds *ids, ArrayType *array)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("task ids must not be null")));
-		places[i].id = ask_id((text *) DatumGetPointer(elements[i]));
+		places[i].id = request_task_id((text *) DatumGetPointer(elements[i]));
 		places[i].place = i;
 	}
 	pfree(elements);

@@ -14,53 +14,53 @@
 #include "http/client.h"
 #include "utils/array.h"
 
-/* "until" of ask_now(): however long it takes. */
-#define ASK_PATIENTLY PG_INT64_MAX
+/* "until" of request_run(): however long it takes. */
+#define REQUEST_NO_DEADLINE PG_INT64_MAX
 
 /*
- * A question.  The caller sets "server" and "userid"; ask_start() and
- * ask_read() fill in the rest.
+ * A question.  The caller sets "server" and "userid"; request_start() and
+ * request_read() fill in the rest.
  */
-typedef struct Ask
+typedef struct TaskRequest
 {
 	const char *server;			/* name of the foreign server */
 	Oid			userid;			/* the role that asks */
 	const char *task_id;
 	Oid			serverid;
-	uint64		upstream_id;	/* what it was asked with */
+	uint64		settings_id;	/* what it was asked with */
 	int			max_response_size;	/* bytes */
 	HttpRequest *request;
-	Answer		answer;			/* good if request->outcome is HTTP_ANSWERED;
+	Answer		answer;			/* good if request->result is HTTP_COMPLETE;
 								 * may point into the request's body */
-} Ask;
+} TaskRequest;
 
 /* An error that is to be raised, or to be a row. */
-typedef struct AskTrouble
+typedef struct RequestError
 {
 	int			sqlstate;
 	const char *message;		/* primary message */
 	const char *detail;			/* NULL: none */
 	const char *hint;			/* NULL: none */
-} AskTrouble;
+} RequestError;
 
 /* The task ids of an array. */
-typedef struct AskIds
+typedef struct TaskIds
 {
 	int			n;
 	char	  **ids;			/* each once, in the array's order */
-} AskIds;
+} TaskIds;
 
-extern void ask_start(Ask *ask, HttpBatch *batch, const char *task_id,
-					  void *tag);
-extern void ask_read(Ask *ask);
-extern bool ask_has_other_key(const Ask *ask);
-extern bool ask_now(Ask *ask, HttpBatch *batch, const char *task_id,
-					int64 until);
+extern void request_start(TaskRequest *ask, HttpBatch *batch, const char *task_id,
+						  void *tag);
+extern void request_read(TaskRequest *ask);
+extern bool request_has_other_key(const TaskRequest *ask);
+extern bool request_run(TaskRequest *ask, HttpBatch *batch, const char *task_id,
+						int64 until);
 
-extern bool ask_describe(const Ask *ask, AskTrouble *trouble);
-extern void ask_raise(const AskTrouble *trouble);
+extern bool request_describe_error(const TaskRequest *ask, RequestError *trouble);
+extern void request_raise(const RequestError *trouble);
 
-extern char *ask_id(const text *argument);
-extern void ask_ids(AskIds *ids, ArrayType *array);
+extern char *request_task_id(const text *argument);
+extern void request_task_ids(TaskIds *ids, ArrayType *array);
 
 #endif							/* ANYVOD_ASK_H */

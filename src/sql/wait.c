@@ -37,6 +37,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "anyvod.h"
 #include "sql/request.h"
@@ -86,7 +87,7 @@ typedef struct WaitAsking
 	TimestampTz begin;
 	ScheduleRetry trouble;		/* what the last answers met, if "troubles" */
 	int			troubles;		/* in a row, of that kind; 0: none */
-	int64		trouble_since;	/* the first of them; http_clock() */
+	int64		trouble_since;	/* the first of them; monotonic_us() */
 } WaitAsking;
 
 
@@ -95,7 +96,7 @@ typedef struct WaitAsking
  */
 
 /*
- * The end of a timeout from now on, as a time of http_clock().  Raises 22023
+ * The end of a timeout from now on, as a time of monotonic_us().  Raises 22023
  * if it is negative.
  */
 static int64
@@ -113,16 +114,16 @@ wait_until(Interval *timeout)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative")));
 	span = TIMESTAMP_NOT_FINITE(end) ? PG_INT64_MAX : end - now;
-	return span < ASK_PATIENTLY - http_clock() ?
-		http_clock() + span :
-		ASK_PATIENTLY;
+	return span < REQUEST_NO_DEADLINE - monotonic_us() ?
+		monotonic_us() + span :
+		REQUEST_NO_DEADLINE;
 }
 
-/* Milliseconds from now to a time of http_clock(), rounded up. */
+/* Milliseconds from now to a time of monotonic_us(), rounded up. */
 static long
 wait_milliseconds(int64 until)
 {
-	int64		left = until - http_clock();
+	int64		left = until - monotonic_us();
 
 	if (left <= 0)
 		return 0;
@@ -288,7 +289,7 @@ wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
 
 	for (;;)
 	{
-		int64		look_at = http_clock() + WAIT_LOOK_EVERY;
+		int64		look_at = monotonic_us() + WAIT_LOOK_EVERY;
 		WaitRow		row;
 		bool		settled;
 
@@ -308,7 +309,7 @@ wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
 			*result = datumCopy(wait_settled(task_id, &row), false, -1);
 			break;
 		}
-		if (http_clock() >= until)
+		if (monotonic_us() >= until)
 		{
 			row.news.trouble = row.error_code;
 			wait_raise_timeout(task_id, &row.news);
@@ -366,11 +367,11 @@ wait_schedule(const WaitAsking *asking, const Answer *answer, Name server)
  * does not mend: a refused key, a wrong base URL, a limit of ours.
  */
 static bool
-wait_is_passing(const Ask *ask, ScheduleRetry *why)
+wait_is_passing(const TaskRequest *ask, ScheduleRetry *why)
 {
-	switch (ask->request->outcome)
+	switch (ask->request->result)
 	{
-		case HTTP_ANSWERED:
+		case HTTP_COMPLETE:
 			break;
 		case HTTP_UNREACHABLE:
 		case HTTP_BROKEN:
@@ -421,28 +422,28 @@ wait_raise_answer(const char *task_id, const Answer *answer)
  * long enough; else keep it and return how long from now to ask again.
  */
 static int64
-wait_bear(WaitAsking *asking, const Ask *ask, const char *task_id,
+wait_bear(WaitAsking *asking, const TaskRequest *ask, const char *task_id,
 		  MemoryContext keep)
 {
-	AskTrouble	trouble;
-	bool		troubled = ask_describe(ask, &trouble);
+	RequestError trouble;
+	bool		troubled = request_describe_error(ask, &trouble);
 	ScheduleRetry why = SCHEDULE_TRANSIENT;
 	int64		wait;
 
 	if (!wait_is_passing(ask, &why))
-		ask_raise(&trouble);
+		request_raise(&trouble);
 	if (asking->troubles == 0 || asking->trouble != why)
 	{
 		asking->trouble = why;
 		asking->troubles = 0;
-		asking->trouble_since = http_clock();
+		asking->trouble_since = monotonic_us();
 	}
 	asking->troubles++;
 	if (schedule_is_final(why, asking->troubles,
-						  http_clock() - asking->trouble_since))
+						  monotonic_us() - asking->trouble_since))
 	{
 		if (troubled)
-			ask_raise(&trouble);
+			request_raise(&trouble);
 		wait_raise_answer(task_id, &ask->answer);
 	}
 	if (troubled)
@@ -456,16 +457,16 @@ wait_bear(WaitAsking *asking, const Ask *ask, const char *task_id,
 }
 
 /*
- * Ask once.  Returns -1 when the task has ended well, else how long from now
+ * TaskRequest once.  Returns -1 when the task has ended well, else how long from now
  * to ask again.  The current memory context is a scratch.
  */
 static int64
-wait_ask(WaitAsking *asking, Ask *ask, const char *task_id, Name server,
+wait_ask(WaitAsking *asking, TaskRequest *ask, const char *task_id, Name server,
 		 int64 until, MemoryContext keep)
 {
-	if (!ask_now(ask, http_batch_create(CurrentMemoryContext), task_id, until))
+	if (!request_run(ask, http_batch_create(CurrentMemoryContext), task_id, until))
 		return 0;
-	if (ask->request->outcome == HTTP_ANSWERED)
+	if (ask->request->result == HTTP_COMPLETE)
 	{
 		switch (ask->answer.verdict)
 		{
@@ -488,11 +489,11 @@ wait_ask(WaitAsking *asking, Ask *ask, const char *task_id, Name server,
 static void
 wait_pass(int64 until)
 {
-	while (http_clock() < until)
-		(void) http_turn(wait_milliseconds(until));
+	while (monotonic_us() < until)
+		(void) http_run_once(wait_milliseconds(until));
 }
 
-/* Ask for a task that is not tracked until it has ended. */
+/* TaskRequest for a task that is not tracked until it has ended. */
 static Datum
 wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 			   int64 until)
@@ -501,7 +502,7 @@ wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 	MemoryContext context = AllocSetContextCreate(caller, "anyvod question",
 												  ALLOCSET_DEFAULT_SIZES);
 	WaitAsking	asking = {.begin = GetCurrentTimestamp()};
-	Ask			ask = {.server = NameStr(*server), .userid = GetUserId()};
+	TaskRequest ask = {.server = NameStr(*server), .userid = GetUserId()};
 	Datum		result;
 
 	for (;;)
@@ -514,8 +515,8 @@ wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 		if (wait < 0)
 			break;
 		MemoryContextReset(context);
-		wait_pass(Min(http_clock() + wait, until));
-		if (http_clock() >= until)
+		wait_pass(Min(monotonic_us() + wait, until));
+		if (monotonic_us() >= until)
 			wait_raise_timeout(task_id, &asking.news);
 	}
 	result = result_row(fcinfo, &ask.answer);
@@ -538,7 +539,7 @@ anyvod_wait(PG_FUNCTION_ARGS)
 
 	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
 	result_check_row(fcinfo);
-	task_id = ask_id(PG_GETARG_TEXT_PP(0));
+	task_id = request_task_id(PG_GETARG_TEXT_PP(0));
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 	server = PG_GETARG_NAME(2);
 	if (launcher_present() &&
@@ -616,7 +617,7 @@ wait_look_at(WaitLook *look, char **ids, int n)
  * pending once and are not looked at again.  Returns how many had a row.
  */
 static int
-wait_for_rows(const AskIds *ids, int64 until)
+wait_for_rows(const TaskIds *ids, int64 until)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "anyvod rows",
@@ -628,7 +629,7 @@ wait_for_rows(const AskIds *ids, int64 until)
 	while (done < ids->n)
 	{
 		int			n = Min(ids->n - done, WAIT_LOOK_ROWS);
-		int64		look_at = http_clock() + WAIT_LOOK_EVERY;
+		int64		look_at = monotonic_us() + WAIT_LOOK_EVERY;
 		WaitLook	look;
 
 		MemoryContextReset(context);
@@ -640,7 +641,7 @@ wait_for_rows(const AskIds *ids, int64 until)
 			tracked += look.rows;
 			continue;
 		}
-		if (http_clock() >= until)
+		if (monotonic_us() >= until)
 			wait_raise_timeout(look.pending, &look.news);
 		launcher_sleep(wait_milliseconds(Min(look_at, until)));
 	}
@@ -657,7 +658,7 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 {
 	static const Oid arguments[] = {TEXTARRAYOID, INTERVALOID};
 	CallContext *call = (CallContext *) fcinfo->context;
-	AskIds		ids;
+	TaskIds		ids;
 	int64		until;
 	int			tracked;
 
@@ -676,7 +677,7 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("tracked tasks are not asked for"),
 				 errhint("Add \"anyvod\" to \"shared_preload_libraries\".")));
-	ask_ids(&ids, PG_GETARG_ARRAYTYPE_P_COPY(0));
+	request_task_ids(&ids, PG_GETARG_ARRAYTYPE_P_COPY(0));
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);

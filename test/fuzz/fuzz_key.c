@@ -33,18 +33,18 @@ all_visible(const uint8 *data, size_t size)
 static void
 require_key(const uint8 *data, size_t size)
 {
-	size_t		len = wire_key_length((const char *) data, size);
+	size_t		len = validate_key_file((const char *) data, size);
 	size_t		end = size;
 
-	REQUIRE(len <= size && len <= WIRE_MAX_API_KEY);
+	REQUIRE(len <= size && len <= MAX_API_KEY_LENGTH);
 	while (end > 0 && strchr("\r\n", data[end - 1]) != NULL &&
 		   data[end - 1] != '\0')
 		end--;
-	if (end >= 1 && end <= WIRE_MAX_API_KEY && all_visible(data, end))
+	if (end >= 1 && end <= MAX_API_KEY_LENGTH && all_visible(data, end))
 		REQUIRE(len == end);
 	else
 		REQUIRE(len == 0);
-	REQUIRE(len == 0 || wire_key_valid((const char *) data, len));
+	REQUIRE(len == 0 || validate_api_key((const char *) data, len));
 }
 
 static bool
@@ -56,8 +56,8 @@ may_stand_in_id(uint8 c)
 static void
 require_task_id(const uint8 *data, size_t size)
 {
-	bool		valid = wire_task_id_valid((const char *) data, size);
-	bool		fit = size >= 1 && size <= WIRE_MAX_TASK_ID;
+	bool		valid = validate_task_id((const char *) data, size);
+	bool		fit = size >= 1 && size <= MAX_TASK_ID_LENGTH;
 
 	for (size_t i = 0; i < size && fit; i++)
 		fit = may_stand_in_id(data[i]);

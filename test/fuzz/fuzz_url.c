@@ -23,7 +23,7 @@
 static CURLU *
 curl_parse(const char *url)
 {
-	char		whole[WIRE_MAX_URL + sizeof(TASK_PATH)];
+	char		whole[MAX_URL_LENGTH + sizeof(TASK_PATH)];
 	size_t		len = strlen(url);
 	CURLU	   *parsed = curl_url();
 
@@ -56,7 +56,7 @@ curl_part(CURLU *parsed, CURLUPart which, char *part, size_t room)
  * and libcurl is free to choose another: 127.1 for 127.0.0.1.
  */
 static void
-require_host(const char *host, const WireUrl *parts)
+require_host(const char *host, const UrlParts *parts)
 {
 	size_t		len = strlen(host);
 
@@ -80,10 +80,10 @@ require_host(const char *host, const WireUrl *parts)
 }
 
 static void
-require_alike(const char *url, const WireUrl *parts)
+require_alike(const char *url, const UrlParts *parts)
 {
 	CURLU	   *parsed = curl_parse(url);
-	char		part[WIRE_MAX_URL + sizeof(TASK_PATH)];
+	char		part[MAX_URL_LENGTH + sizeof(TASK_PATH)];
 
 	curl_part(parsed, CURLUPART_SCHEME, part, sizeof(part));
 	REQUIRE(strcmp(part, parts->https ? "https" : "http") == 0);
@@ -110,23 +110,23 @@ int
 LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 {
 	char	   *url = malloc(size + 1);
-	WireUrl		parts;
-	WireUrl		proxy;
+	UrlParts	parts;
+	UrlParts	proxy;
 	const char *reason;
 
 	memcpy(url, data, size);
 	url[size] = '\0';
-	reason = wire_url_parse(url, &parts);
+	reason = validate_url(url, &parts);
 	if (reason == NULL)
 	{
 		for (const char *c = url; *c != '\0'; c++)
 			REQUIRE(*c > ' ' && *c <= '~');
-		REQUIRE(strlen(url) <= WIRE_MAX_URL);
+		REQUIRE(strlen(url) <= MAX_URL_LENGTH);
 		REQUIRE(parts.host[0] != '\0');
-		(void) wire_host_is_local(parts.host);
+		(void) validate_is_loopback(parts.host);
 		require_alike(url, &parts);
 	}
-	if (wire_proxy_parse(url, &proxy) == NULL)
+	if (validate_proxy(url, &proxy) == NULL)
 		REQUIRE(reason == NULL && proxy.has_port && !proxy.has_path);
 	free(url);
 	return 0;

@@ -13,10 +13,10 @@
 #include "server/validate.h"
 
 static bool
-url_accepted(const char *url, WireUrl *parts)
+url_accepted(const char *url, UrlParts *parts)
 {
 	note("%s", url);
-	return wire_url_parse(url, parts) == NULL;
+	return validate_url(url, parts) == NULL;
 }
 
 static void
@@ -43,7 +43,7 @@ plain_urls_are_accepted(void)
 
 	for (int i = 0; i < (int) lengthof(cases); i++)
 	{
-		WireUrl		parts;
+		UrlParts	parts;
 
 		CHECK(url_accepted(cases[i].url, &parts));
 		CHECK(strcmp(parts.host, cases[i].host) == 0);
@@ -73,7 +73,7 @@ what_parsers_may_read_in_two_ways_is_refused(void)
 
 	for (int i = 0; i < (int) lengthof(urls); i++)
 	{
-		WireUrl		parts;
+		UrlParts	parts;
 
 		CHECK(!url_accepted(urls[i], &parts));
 	}
@@ -82,35 +82,35 @@ what_parsers_may_read_in_two_ways_is_refused(void)
 static void
 urls_and_hosts_have_a_longest(void)
 {
-	char		url[WIRE_MAX_URL + 2];
-	WireUrl		parts;
+	char		url[MAX_URL_LENGTH + 2];
+	UrlParts	parts;
 
 	memset(url, 'a', sizeof(url));
 	memcpy(url, "http://a/", 9);
-	url[WIRE_MAX_URL + 1] = '\0';
+	url[MAX_URL_LENGTH + 1] = '\0';
 	CHECK(!url_accepted(url, &parts));
-	url[WIRE_MAX_URL] = '\0';
+	url[MAX_URL_LENGTH] = '\0';
 	CHECK(url_accepted(url, &parts));
 
 	memset(url, 'a', sizeof(url));
 	memcpy(url, "http://", 7);
-	url[7 + WIRE_MAX_HOST + 1] = '\0';
+	url[7 + MAX_HOST_LENGTH + 1] = '\0';
 	CHECK(!url_accepted(url, &parts));
-	url[7 + WIRE_MAX_HOST] = '\0';
+	url[7 + MAX_HOST_LENGTH] = '\0';
 	CHECK(url_accepted(url, &parts));
-	CHECK(strlen(parts.host) == WIRE_MAX_HOST);
+	CHECK(strlen(parts.host) == MAX_HOST_LENGTH);
 }
 
 static void
 a_proxy_has_a_port_and_no_path(void)
 {
-	WireUrl		parts;
+	UrlParts	parts;
 
-	CHECK(wire_proxy_parse("http://proxy:3128", &parts) == NULL);
-	CHECK(wire_proxy_parse("https://proxy:3128/", &parts) == NULL);
-	CHECK(wire_proxy_parse("http://proxy", &parts) != NULL);
-	CHECK(wire_proxy_parse("http://proxy:3128/x", &parts) != NULL);
-	CHECK(wire_proxy_parse("socks5://proxy:3128", &parts) != NULL);
+	CHECK(validate_proxy("http://proxy:3128", &parts) == NULL);
+	CHECK(validate_proxy("https://proxy:3128/", &parts) == NULL);
+	CHECK(validate_proxy("http://proxy", &parts) != NULL);
+	CHECK(validate_proxy("http://proxy:3128/x", &parts) != NULL);
+	CHECK(validate_proxy("socks5://proxy:3128", &parts) != NULL);
 }
 
 static void
@@ -129,12 +129,12 @@ only_this_machine_is_local(void)
 	for (int i = 0; i < (int) lengthof(local); i++)
 	{
 		note("%s", local[i]);
-		CHECK(wire_host_is_local(local[i]));
+		CHECK(validate_is_loopback(local[i]));
 	}
 	for (int i = 0; i < (int) lengthof(others); i++)
 	{
 		note("%s", others[i]);
-		CHECK(!wire_host_is_local(others[i]));
+		CHECK(!validate_is_loopback(others[i]));
 	}
 }
 
@@ -146,20 +146,20 @@ every_byte_of_a_key_is_visible_ascii(void)
 		char		key[3] = {'a', (char) byte, 'b'};
 
 		note("byte %d", byte);
-		CHECK(wire_key_valid(key, 3) == (byte > 32 && byte < 127));
+		CHECK(validate_api_key(key, 3) == (byte > 32 && byte < 127));
 	}
 }
 
 static void
 a_key_has_a_longest(void)
 {
-	char		key[WIRE_MAX_API_KEY + 1];
+	char		key[MAX_API_KEY_LENGTH + 1];
 
 	memset(key, 'k', sizeof(key));
-	CHECK(!wire_key_valid(key, 0));
-	CHECK(wire_key_valid(key, 1));
-	CHECK(wire_key_valid(key, WIRE_MAX_API_KEY));
-	CHECK(!wire_key_valid(key, WIRE_MAX_API_KEY + 1));
+	CHECK(!validate_api_key(key, 0));
+	CHECK(validate_api_key(key, 1));
+	CHECK(validate_api_key(key, MAX_API_KEY_LENGTH));
+	CHECK(!validate_api_key(key, MAX_API_KEY_LENGTH + 1));
 }
 
 static void
@@ -188,10 +188,10 @@ a_key_file_may_end_in_line_ends_only(void)
 	for (int i = 0; i < (int) lengthof(cases); i++)
 	{
 		note("%s", cases[i].content);
-		CHECK(wire_key_length(cases[i].content, strlen(cases[i].content)) ==
+		CHECK(validate_key_file(cases[i].content, strlen(cases[i].content)) ==
 			  cases[i].len);
 	}
-	CHECK(wire_key_length("key\0\n", 5) == 0);
+	CHECK(validate_key_file("key\0\n", 5) == 0);
 }
 
 static void
@@ -206,24 +206,24 @@ every_byte_of_a_task_id_means_nothing_in_a_url(void)
 		bool		fit = byte != 0 && strchr(good, byte) != NULL;
 
 		note("byte %d", byte);
-		CHECK(wire_task_id_valid(id, 3) == fit);
+		CHECK(validate_task_id(id, 3) == fit);
 	}
 }
 
 static void
 a_task_id_is_no_dot_segment_and_has_a_longest(void)
 {
-	char		id[WIRE_MAX_TASK_ID + 1];
+	char		id[MAX_TASK_ID_LENGTH + 1];
 
 	memset(id, '.', sizeof(id));
-	CHECK(!wire_task_id_valid(id, 0));
-	CHECK(!wire_task_id_valid(id, 1));
-	CHECK(!wire_task_id_valid(id, 2));
-	CHECK(wire_task_id_valid(id, 3));
-	CHECK(wire_task_id_valid("a.", 2));
-	CHECK(wire_task_id_valid(".a", 2));
-	CHECK(wire_task_id_valid(id, WIRE_MAX_TASK_ID));
-	CHECK(!wire_task_id_valid(id, WIRE_MAX_TASK_ID + 1));
+	CHECK(!validate_task_id(id, 0));
+	CHECK(!validate_task_id(id, 1));
+	CHECK(!validate_task_id(id, 2));
+	CHECK(validate_task_id(id, 3));
+	CHECK(validate_task_id("a.", 2));
+	CHECK(validate_task_id(".a", 2));
+	CHECK(validate_task_id(id, MAX_TASK_ID_LENGTH));
+	CHECK(!validate_task_id(id, MAX_TASK_ID_LENGTH + 1));
 }
 
 int
