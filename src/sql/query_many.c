@@ -145,23 +145,24 @@ many_next(Many *many, MemoryContext context)
 	for (;;)
 	{
 		bool		started = many_fill(many, context);
-		HttpRequest *request = http_finished(many->batch);
+		HttpRequest *request;
 		ManyAsk    *ask;
 
 		if (many->outstanding == 0)
 			return NULL;
 
 		/* What was started goes out before anything that takes time. */
-		if (request == NULL)
+		if (!http_has_finished(many->batch))
 			(void) http_run_once(-1);
 		else if (started)
 			(void) http_run_once(0);
-		request = http_finished(many->batch);
+		request = http_take_finished(many->batch);
 		if (request == NULL)
 			continue;
 
 		ask = request->tag;
-		request_read(&ask->ask);
+		if (!request_read(&ask->ask))
+			continue;
 		if (!many_is_to_repeat(many, ask))
 			return ask;
 		http_release(request);

@@ -46,21 +46,29 @@ request_start(TaskRequest *ask, HttpBatch *batch, const char *task_id, void *tag
 	ask->serverid = upstream->serverid;
 	ask->settings_id = upstream->id;
 	ask->max_response_size = upstream->max_response_size;
-	ask->request = http_start(batch, upstream, task_id, tag);
+	{
+		char		path[SERVER_PATH_SIZE];
+
+		snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task_id);
+		ask->request = http_start(batch, upstream, path, tag);
+	}
 }
 
-/* The question's request has finished: read its answer, if there is one. */
-void
+/*
+ * The request has finished: read its response, if there is one.  False if it
+ * is in flight again, since the response is about another task.
+ */
+bool
 request_read(TaskRequest *ask)
 {
 	HttpRequest *request = ask->request;
 
 	if (request->result != HTTP_COMPLETE)
-		return;
+		return true;
 	answer_read(&ask->answer, request->status, request->content_type,
 				request->body, request->body_len);
-	if (!http_is_answer(request, ask->task_id, ask->answer.task_id))
-		answer_disown(&ask->answer);
+	return ask->answer.task_id == NULL ||
+		strcmp(ask->answer.task_id, ask->task_id) == 0 || !http_doubt(request);
 }
 
 /*
@@ -81,7 +89,8 @@ static bool
 ask_once(TaskRequest *ask, HttpBatch *batch, const char *task_id, int64 until)
 {
 	request_start(ask, batch, task_id, NULL);
-	while (ask->request->result == HTTP_UNFINISHED)
+	while (ask->request->result == HTTP_UNFINISHED ||
+		   (http_take_finished(batch) != NULL && !request_read(ask)))
 	{
 		int64		left;
 
@@ -95,8 +104,6 @@ ask_once(TaskRequest *ask, HttpBatch *batch, const char *task_id, int64 until)
 			return false;
 		(void) http_run_once((long) Min((left + 999) / 1000, INT_MAX));
 	}
-	http_keep(ask->request);
-	request_read(ask);
 	return true;
 }
 
@@ -221,6 +228,7 @@ ask_describe_outcome(const TaskRequest *ask, RequestError *trouble)
 										server);
 			trouble->hint = _("Consider raising \"max_files_per_process\".");
 			break;
+		case HTTP_NO_ROOM:
 		case HTTP_NO_MEMORY:
 			trouble->sqlstate = ERRCODE_OUT_OF_MEMORY;
 			trouble->message = psprintf(_("out of memory while asking server \"%s\""),

@@ -52,7 +52,7 @@ typedef struct TaskIds
 
 extern void request_start(TaskRequest *ask, HttpBatch *batch, const char *task_id,
 						  void *tag);
-extern void request_read(TaskRequest *ask);
+extern bool request_read(TaskRequest *ask);
 extern bool request_has_other_key(const TaskRequest *ask);
 extern bool request_run(TaskRequest *ask, HttpBatch *batch, const char *task_id,
 						int64 until);
