@@ -40,6 +40,7 @@
 extern int	curl_global_init(long flags);
 extern void *curl_multi_init(void);
 extern void *curl_easy_init(void);
+extern void curl_easy_reset(void *easy);
 extern int	curl_easy_setopt(void *easy, int option, ...);
 
 /* As in curl.h: the beginning of curl_version_info_data, and some numbers. */
@@ -56,6 +57,7 @@ extern ShimVersion *curl_version_info(int age);
 
 #define SHIM_HAS_HTTP2 (1 << 16)		/* CURL_VERSION_HTTP2 */
 #define SHIM_OPTION_HTTP_VERSION 84 	/* CURLOPT_HTTP_VERSION */
+#define SHIM_HTTP_ANY 0 				/* CURL_HTTP_VERSION_NONE */
 #define SHIM_HTTP_1_1 2 				/* CURL_HTTP_VERSION_1_1 */
 #define SHIM_UNSUPPORTED_PROTOCOL 1 	/* CURLE_UNSUPPORTED_PROTOCOL */
 
@@ -121,15 +123,33 @@ curl_multi_init(void)
 	return shim_make("curl_multi_init");
 }
 
+/* A handle as new: without HTTP/2, the version that it offers is another. */
+static void
+shim_set_version(void *easy)
+{
+	if (getenv("SHIM_NO_HTTP2") != NULL)
+		(void) curl_easy_setopt(easy, SHIM_OPTION_HTTP_VERSION,
+								(long) SHIM_HTTP_1_1);
+}
+
 void *
 curl_easy_init(void)
 {
 	void	   *easy = shim_make("curl_easy_init");
 
-	if (easy != NULL && getenv("SHIM_NO_HTTP2") != NULL)
-		(void) curl_easy_setopt(easy, SHIM_OPTION_HTTP_VERSION,
-								(long) SHIM_HTTP_1_1);
+	if (easy != NULL)
+		shim_set_version(easy);
 	return easy;
+}
+
+void
+curl_easy_reset(void *easy)
+{
+	void (*next)(void *);
+
+	*(void **) &next = shim_next("curl_easy_reset");
+	next(easy);
+	shim_set_version(easy);
 }
 
 /*
@@ -146,9 +166,13 @@ curl_easy_setopt(void *easy, int option, ...)
 	va_start(list, option);
 	value = va_arg(list, long);
 	va_end(list);
-	if (option == SHIM_OPTION_HTTP_VERSION && value > SHIM_HTTP_1_1 &&
-		getenv("SHIM_NO_HTTP2") != NULL)
-		return SHIM_UNSUPPORTED_PROTOCOL;
+	if (option == SHIM_OPTION_HTTP_VERSION && getenv("SHIM_NO_HTTP2") != NULL)
+	{
+		if (value > SHIM_HTTP_1_1)
+			return SHIM_UNSUPPORTED_PROTOCOL;
+		if (value == SHIM_HTTP_ANY)
+			value = SHIM_HTTP_1_1;
+	}
 	*(void **) &next = shim_next("curl_easy_setopt");
 	return next(easy, option, value);
 }

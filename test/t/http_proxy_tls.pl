@@ -70,18 +70,22 @@ my @old = grep { offered($_) } 'tls1', 'tls1_1';
 plan skip_all => "this $openssl has no TLS below 1.2" unless @old;
 
 my $node = anyvod_node('proxy_tls', simulator => $simulator);
-my $session = open_session($node);
 my $ca_file = $front->ca_file;
+my %sessions;
 foreach my $version (sort keys %peers)
 {
-	my $log = "$folder/$version";
+	my $session = open_session($node);
 
 	add_server($node, "by_$version", $front->url('h1'),
-		"ca_file '$ca_file', timeout '2s', connect_timeout '2s',"
+		"ca_file '$ca_file', timeout '5s', connect_timeout '5s',"
 		  . " proxy 'https://localhost:$peers{$version}{port}'");
-	my ($state) =
-	  run_query($session, "SELECT anyvod_query('image-1', 'by_$version')");
-	my $asked = slurp_file($log) =~ /^CONNECT /m;
+	begin_query($session, "SELECT anyvod_query('image-1', 'by_$version')");
+	$sessions{$version} = $session;
+}
+foreach my $version (sort keys %peers)
+{
+	my ($state) = end_query($sessions{$version});
+	my $asked = slurp_file("$folder/$version") =~ /^CONNECT /m;
 	my $new = $version =~ /_[23]$/;
 
 	isnt($state, '00000', "$version: A proxy that does not answer is no use.");
@@ -90,5 +94,5 @@ foreach my $version (sort keys %peers)
 		"$version: It has " . ($new ? '' : 'not ') . 'been asked to connect.');
 }
 
-close_session($session);
+close_session($_) foreach values %sessions;
 done_testing();
