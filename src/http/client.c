@@ -235,7 +235,7 @@ http_begin(HttpRequest *request)
 	Assert(transfer->state == HTTP_PREPARED);
 	request->started = monotonic_us();
 	if (transfer->endpoint != NULL)
-		loop_enqueue(transfer, false);
+		loop_begin(transfer, false);
 	else
 	{
 		result_not_started(transfer, CURLE_OUT_OF_MEMORY);
@@ -308,7 +308,7 @@ http_doubt(HttpRequest *request)
 	batch->in_flight++;
 	dlist_delete(&transfer->batch_node);
 	dlist_push_tail(&batch->active, &transfer->batch_node);
-	loop_enqueue(transfer, true);
+	loop_begin(transfer, true);
 	return true;
 }
 

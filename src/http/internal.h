@@ -38,6 +38,7 @@
 #include "http/client.h"
 #include "http/curl_compat.h"
 #include "lib/ilist.h"
+#include "lib/pairingheap.h"
 
 /* Set an option of an easy handle, or return why that failed. */
 #define HTTP_SET(easy, option, value) \
@@ -141,7 +142,10 @@ typedef struct HttpTransfer
 	HttpMulti  *multi;			/* the same */
 	dlist_node	batch_node;		/* in a list of its batch */
 	dlist_node	loop_node;		/* QUEUED, CONNECTING: in its endpoint's list */
+	pairingheap_node deadline_node; /* QUEUED, CONNECTING, SENT */
+	int64		deadline;		/* when its timeout is over, monotonic_us() */
 	int64		dispatched;		/* when libcurl got it, monotonic_us() */
+	uint64		number;			/* of its last dispatch, never used again */
 	size_t		body_size;		/* allocated, but for the terminator */
 	int			refusals;		/* times that the gateway refused it */
 	bool		fresh;			/* goes over a new connection: http_doubt() */
@@ -173,7 +177,7 @@ extern size_t transfer_on_body(char *data, size_t one, size_t len, void *arg);
 /* loop.c */
 extern void loop_init(void);
 extern int	loop_max_connections(void);
-extern void loop_enqueue(HttpTransfer *transfer, bool first);
+extern void loop_begin(HttpTransfer *transfer, bool first);
 extern void loop_close_desynchronised(const HttpTransfer *transfer);
 extern void loop_remove(HttpTransfer *transfer);
 extern curl_socket_t loop_on_open(void *arg, curlsocktype purpose,

@@ -73,6 +73,9 @@
 #define CONNECT_WINDOW (100 * MILLISECOND)
 #define CA_SIZE_OF_HANDSHAKE (64 * 1024)
 
+/* libcurl's own timeout comes first, and tells more. */
+#define DEADLINE_GRACE (100 * MILLISECOND)
+
 /* How often a request is sent again that the gateway refused to process. */
 #define MAX_REFUSALS 4
 
@@ -100,7 +103,7 @@ typedef struct HttpSocket
 	bool		serial;			/* carries one request at a time */
 	bool		unpollable;		/* the event loop refused it */
 	HttpMulti  *multi;			/* whose it is, or was */
-	HttpTransfer *opener;		/* for whom; it may be gone, compare only */
+	uint64		opener;			/* number of the transfer that it was for */
 	int64		active_at;		/* when something last arrived */
 } HttpSocket;
 
@@ -116,11 +119,17 @@ static struct
 	bool		finished;		/* a transfer has, in this iteration */
 	bool		busy;			/* there was more to do than a slice allows */
 	bool		unpollable;		/* some socket is */
+	uint64		number;			/* of the last transfer dispatched */
 	int64		used_at;		/* when an iteration last began */
 	TimeoutId	idle_timeout;	/* of a session */
 } loop;
 
+static int	deadline_compare(const pairingheap_node *a,
+							 const pairingheap_node *b, void *arg);
 static void loop_end_transfer(HttpTransfer *transfer, CURLcode code);
+
+/* Transfers that have begun and not finished. */
+static pairingheap deadlines = {.ph_compare = deadline_compare};
 
 
 /*
@@ -217,7 +226,7 @@ loop_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	made = &loop.sockets[fd];
 	memset(made, 0, sizeof(HttpSocket));
 	made->ours = true;
-	made->opener = transfer;
+	made->opener = transfer->number;
 	transfer->opened = true;
 
 	/* A second connection while the first carries a request: one is not
@@ -273,7 +282,7 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if ((wanted & EVENT_IN) && socket->ours)
 	{
 		socket->connected = true;
-		if (transfer != NULL && socket->opener == transfer)
+		if (transfer != NULL && socket->opener == transfer->number)
 			transfer->request.connected = true;
 	}
 	if (wanted == 0)
@@ -285,7 +294,11 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if (wanted == 0 && socket->connected && socket->polled != 0)
 		wanted = EVENT_IN;
 	if (!socket_poll(fd, wanted))
+	{
 		socket->unpollable = loop.unpollable = true;
+		if (transfer != NULL)
+			transfer->denied = true;
+	}
 	return 0;
 }
 
@@ -563,8 +576,21 @@ transfer_leave_libcurl(HttpTransfer *transfer, bool ended)
 	endpoint_return_handle(endpoint, handle, ended);
 }
 
+static int
+deadline_compare(const pairingheap_node *a, const pairingheap_node *b,
+				 void *arg)
+{
+	const HttpTransfer *left = pairingheap_const_container(HttpTransfer,
+														   deadline_node, a);
+	const HttpTransfer *right = pairingheap_const_container(HttpTransfer,
+															deadline_node, b);
+
+	return (left->deadline < right->deadline) -
+		(left->deadline > right->deadline);
+}
+
 /* Put a transfer into its endpoint's queue, at its end or before all others. */
-void
+static void
 loop_enqueue(HttpTransfer *transfer, bool first)
 {
 	HttpEndpoint *endpoint = transfer->endpoint;
@@ -576,6 +602,16 @@ loop_enqueue(HttpTransfer *transfer, bool first)
 		dlist_push_head(&endpoint->queue, &transfer->loop_node);
 	else
 		dlist_push_tail(&endpoint->queue, &transfer->loop_node);
+}
+
+/* Let a transfer go that waits to be begun: see loop_enqueue(). */
+void
+loop_begin(HttpTransfer *transfer, bool first)
+{
+	transfer->deadline = transfer->request.started +
+		transfer->endpoint->timeout * MILLISECOND + DEADLINE_GRACE;
+	pairingheap_add(&deadlines, &transfer->deadline_node);
+	loop_enqueue(transfer, first);
 }
 
 static void
@@ -594,9 +630,12 @@ loop_remove(HttpTransfer *transfer)
 {
 	sigset_t	saved;
 
+	if (transfer->state == HTTP_PREPARED)
+		return;
+	pairingheap_remove(&deadlines, &transfer->deadline_node);
 	if (transfer->state == HTTP_QUEUED)
 		loop_dequeue(transfer);
-	else if (transfer->handle != NULL)
+	else
 	{
 		loop_block_signals(&saved);
 		transfer_leave_libcurl(transfer, false);
@@ -617,6 +656,7 @@ loop_close_desynchronised(const HttpTransfer *transfer)
 static void
 loop_finish(HttpTransfer *transfer)
 {
+	pairingheap_remove(&deadlines, &transfer->deadline_node);
 	loop.finished = true;
 	transfer_finish(transfer);
 }
@@ -779,6 +819,7 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 	}
 	loop_dequeue(transfer);
 	transfer->dispatched = now;
+	transfer->number = ++loop.number;
 	handle = endpoint_take_handle(endpoint, transfer, &code);
 	if (handle == NULL ||
 		curl_multi_add_handle(multi->curl, handle->easy) != CURLM_OK)
@@ -798,19 +839,32 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 	return true;
 }
 
-/* Finish the requests of a queue that have waited for their whole timeout. */
+/*
+ * Finish the requests whose timeout is over and that libcurl has not finished.
+ * They wait in the queue, or libcurl has sent them again with a new timeout.
+ */
 static void
-endpoint_expire(HttpEndpoint *endpoint, int64 now)
+loop_expire(void)
 {
-	while (!dlist_is_empty(&endpoint->queue))
+	while (!pairingheap_is_empty(&deadlines))
 	{
-		HttpTransfer *transfer = dlist_head_element(HttpTransfer, loop_node,
-													&endpoint->queue);
+		HttpTransfer *transfer =
+			pairingheap_container(HttpTransfer, deadline_node,
+								  pairingheap_first(&deadlines));
 
-		if (now - transfer->request.started < endpoint->timeout * MILLISECOND)
+		if (transfer->deadline > monotonic_us())
 			break;
-		loop_dequeue(transfer);
-		loop_refuse(transfer, CURLE_OPERATION_TIMEDOUT);
+		if (transfer->state == HTTP_QUEUED)
+		{
+			loop_dequeue(transfer);
+			loop_refuse(transfer, CURLE_OPERATION_TIMEDOUT);
+		}
+		else
+		{
+			result_take(transfer, CURLE_OPERATION_TIMEDOUT);
+			transfer_leave_libcurl(transfer, false);
+			loop_finish(transfer);
+		}
 	}
 }
 
@@ -839,11 +893,8 @@ loop_dispatch(int64 until)
 				return;
 			}
 			endpoint_look_for_sent(endpoint);
-			endpoint_expire(endpoint, now);
-			if (dlist_is_empty(&endpoint->queue) ||
-				!endpoint_may_dispatch(endpoint, now))
-				continue;
-			if (endpoint_dispatch(endpoint, now))
+			if (endpoint_may_dispatch(endpoint, now) &&
+				endpoint_dispatch(endpoint, now))
 				dispatched = true;
 			now = monotonic_us();
 		}
@@ -855,12 +906,17 @@ loop_dispatch(int64 until)
  * The loop
  */
 
-/* When libcurl wants to be called next, 0: now; -1: it does not. */
+/* When something is due next, 0: now; -1: nothing is. */
 static int64
 loop_next_timer(void)
 {
 	int64		next = -1;
 	dlist_iter	iter;
+
+	if (!pairingheap_is_empty(&deadlines))
+		next = pairingheap_container(HttpTransfer, deadline_node,
+									 pairingheap_first(&deadlines))
+				   ->deadline;
 
 	dlist_foreach(iter, &loop.multis)
 	{
@@ -944,7 +1000,6 @@ loop_fail_unpollable(void)
 		socket->unpollable = false;
 		if (socket->wanted == 0 || !socket->ours)
 			continue;
-		socket->opener->denied = true;
 		(void) shutdown(fd, SHUT_RDWR);
 		multi_act(socket->multi, fd,
 				  CURL_CSELECT_IN | CURL_CSELECT_OUT | CURL_CSELECT_ERR);
@@ -965,6 +1020,7 @@ loop_work(void)
 	loop_block_signals(&saved);
 	loop_run_events(until);
 	loop_run_timers(until);
+	loop_expire();
 	loop_dispatch(until);
 	loop_fail_unpollable();
 	multi_close_old();

@@ -185,8 +185,9 @@ result_certificate(CURL *easy, bool at_proxy)
  * Is it certain that the gateway has not processed a request that failed, so
  * that it may be sent again?
  *
- * Over HTTP/2 a gateway that ends a connection says so (GOAWAY, REFUSED_STREAM);
- * libcurl then sends the request again by itself, and gives up after 5 times.
+ * Over HTTP/2 a gateway that ends a connection says so (GOAWAY, REFUSED_STREAM).
+ * libcurl then sends the request again by itself, and gives up after 5 times,
+ * or fails without a message if the connection was new.
  * What was to go over a connection of others may also never have been sent, to
  * the end of its connect_timeout, or (8.23) have met one that was closed.
  */
@@ -201,8 +202,10 @@ result_is_refused(const HttpTransfer *transfer, CURLcode code)
 
 	if (code == CURLE_OK || result_number(easy, CURLINFO_RESPONSE_CODE) != 0)
 		return false;
+	if (code == CURLE_HTTP2 && transfer->handle->error[0] == '\0')
+		return true;
 	if (endpoint->kind == HTTP_KIND_MULTIPLEXED)
-		return (code == CURLE_RECV_ERROR && tried) ||
+		return tried ||
 			(endpoint->sent > 0 && !transfer->opened &&
 			 result_number(easy, CURLINFO_REQUEST_SIZE) == 0);
 	return code == CURLE_SEND_ERROR && !tried && !transfer->opened;
