@@ -40,13 +40,14 @@
 void
 request_start(TaskRequest *ask, HttpBatch *batch, const char *task_id, void *tag)
 {
-	const ServerSettings *upstream = server_settings_get(ask->server, ask->userid);
+	const ServerSettings *settings;
 
+	settings = server_settings_get(ask->server, ask->userid);
 	ask->task_id = task_id;
-	ask->serverid = upstream->serverid;
-	ask->settings_id = upstream->id;
-	ask->max_response_size = upstream->max_response_size;
-	ask->request = http_start(batch, upstream, task_id, tag);
+	ask->serverid = settings->serverid;
+	ask->settings_id = settings->id;
+	ask->max_response_size = settings->max_response_size;
+	ask->request = http_start(batch, settings, task_id, tag);
 }
 
 /* The question's request has finished: read its answer, if there is one. */
@@ -64,16 +65,15 @@ request_read(TaskRequest *ask)
 }
 
 /*
- * Was the key refused, and has the file that it came from another by now?
- * Then it is worth while to ask again.
+ * Was the key refused, and may there be another by now?  Then the request is
+ * worth repeating.
  */
 bool
 request_has_other_key(const TaskRequest *ask)
 {
 	return ask->request->result == HTTP_COMPLETE &&
 		ask->answer.verdict == ANSWER_AUTH &&
-		upstream_forget(ask->serverid, ask->userid) &&
-		server_settings_get(ask->server, ask->userid)->id != ask->settings_id;
+		server_settings_changed(ask->serverid, ask->userid, ask->settings_id);
 }
 
 /* TaskRequest and wait until "until"; false if that came first. */
@@ -400,7 +400,7 @@ request_task_id(const text *argument)
 	const char *id = VARDATA_ANY(argument);
 	int			len = VARSIZE_ANY_EXHDR(argument);
 
-	upstream_check_task_id(id, len);
+	server_check_task_id(id, len);
 	return pnstrdup(id, len);
 }
 
