@@ -53,9 +53,9 @@ OBJS = \
 	src/response/value.o \
 	src/schedule.o \
 	src/server/options.o \
+	src/server/secret_file.o \
 	src/server/settings.o \
 	src/server/validate.o \
-	src/server/watch.o \
 	src/settled.o \
 	src/signature.o \
 	src/sql/bar.o \

@@ -30,8 +30,8 @@ BEGIN
 	RETURN result;
 END $$;
 
--- the SQLSTATE of a question: HV00N if all was well up to the connection
-CREATE FUNCTION pg_temp.ask(server name) RETURNS text
+-- the SQLSTATE of a request: HV00N if all was well up to the connection
+CREATE FUNCTION pg_temp.request(server name) RETURNS text
 LANGUAGE plpgsql AS $$
 BEGIN
 	RETURN split_part(regress_helpers.trouble(
@@ -116,7 +116,7 @@ DROP SERVER upstream_try;
 SELECT name || ': ' || pg_temp.server(name, '1')
 FROM unnest('{baseurl,time_out,Timeout,max_concurency,api_key,api_key_file,host,x}'::text[])
 	WITH ORDINALITY v(name, n) ORDER BY n;
-ALTER FOREIGN DATA WRAPPER anyvod OPTIONS (ADD answer '42');
+ALTER FOREIGN DATA WRAPPER anyvod OPTIONS (ADD nonsense '42');
 
 --
 -- Foreign tables make no sense
@@ -148,6 +148,11 @@ FROM unnest(ARRAY['', ' ', 'hunter2 hunter2', E'hunter2\n', E'hunter2\r\nX: y',
 	WITH ORDINALITY v(value, n) ORDER BY n;
 SELECT pg_temp.mapping('api_key', 'hunter2' || chr(127)) ~ '^22023 ' AS del,
 	pg_temp.mapping('api_key', 'hunter2' || chr(233)) ~ '^22023 ' AS not_ascii;
+-- what is pasted around a key, and keys that only look like that
+SELECT to_json(value) || ': ' || pg_temp.mapping('api_key', value)
+FROM unnest(ARRAY['"hunter2"', '''hunter2''', 'ANYAPI_KEY=hunter2', 'token="hunter2"',
+	'Bearer hunter2', 'export KEY=hunter2', 'aHVudGVyMg==', 'hunter2=a'])
+	WITH ORDINALITY v(value, n) ORDER BY n;
 SELECT pg_temp.mapping('apikey', 'hunter2'), pg_temp.mapping('api_keyf', 'hunter2'),
 	pg_temp.mapping('key_file', 'hunter2'),
 	pg_temp.mapping('timeout', 'hunter2'), pg_temp.mapping('password', 'hunter2');
@@ -174,22 +179,22 @@ SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream_other')
 SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream_lookalike')$$);
 DROP FOREIGN DATA WRAPPER upstream_other, upstream_lookalike CASCADE;
 
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 SET ROLE regress_upstream_user;
 CREATE SERVER upstream_mine FOREIGN DATA WRAPPER anyvod;
 SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream')$$);
 RESET ROLE;
 GRANT USAGE ON FOREIGN SERVER upstream TO regress_upstream_user;
 SET ROLE regress_upstream_user;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 RESET ROLE;
 REVOKE USAGE ON FOREIGN SERVER upstream FROM regress_upstream_user;
 SET ROLE regress_upstream_user;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 RESET ROLE;
 GRANT USAGE ON FOREIGN SERVER upstream TO regress_upstream_user;
 
--- a user sees his own key and no other
+-- a user sees its own key and no other
 CREATE USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (api_key 'hunter2');
 SET ROLE regress_upstream_user;
 CREATE USER MAPPING FOR CURRENT_USER SERVER upstream OPTIONS (api_key 'mine');
@@ -217,9 +222,10 @@ COPY (SELECT WHERE false) TO PROGRAM 'cat; cd anyvod_upstream && mkdir directory
 COPY (SELECT WHERE false) TO PROGRAM 'cat; cd anyvod_upstream && echo hunter2 >lf && printf "hunter2\r\n\n" >crlf && printf hunter2 >none';
 COPY (SELECT WHERE false) TO PROGRAM 'cat; cd anyvod_upstream && printf "hunter2\nhunter2\n" >lines && printf "hunter2\0x" >nul && echo hunter2 >closed && chmod 0 closed';
 COPY (SELECT WHERE false) TO PROGRAM 'cat; cd anyvod_upstream && printf "%04096d\r\n" 1 >longest && printf "%04097d\r\n" 1 >longer && printf "%01048577d" 1 >large && ln -s lf link';
+COPY (SELECT WHERE false) TO PROGRAM 'cat; cd anyvod_upstream && echo KEY=hunter2 >name && echo "\"hunter2\"" >quoted && echo "Bearer hunter2" >bearer';
 SELECT current_setting('data_directory') || '/anyvod_upstream' AS dir \gset
 CREATE FUNCTION pg_temp.key_file(path text) RETURNS text
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET client_min_messages = error AS $$
 DECLARE
 	result text;
 BEGIN
@@ -235,7 +241,7 @@ BEGIN
 	RETURN replace(result, path, 'PATH');
 END $$;
 SELECT file || ': ' || pg_temp.key_file(:'dir' || '/' || file)
-FROM unnest('{lf,crlf,none,link,longest,longer,large,lines,nul,empty,directory,fifo,closed,missing}'::text[])
+FROM unnest('{lf,crlf,none,link,longest,longer,large,lines,nul,name,quoted,bearer,empty,directory,fifo,closed,missing}'::text[])
 	WITH ORDINALITY v(file, n) ORDER BY n;
 SELECT pg_temp.mapping('api_key_file', 'key'), pg_temp.mapping('api_key_file', ''),
 	pg_temp.server('ca_file', '../ca.pem'),
@@ -243,7 +249,7 @@ SELECT pg_temp.mapping('api_key_file', 'key'), pg_temp.mapping('api_key_file', '
 
 -- a CA file is read the same way
 CREATE FUNCTION pg_temp.ca_file(path text) RETURNS text
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET client_min_messages = error AS $$
 DECLARE
 	result text;
 BEGIN
@@ -260,6 +266,27 @@ SELECT file || ': ' || pg_temp.ca_file(:'dir' || '/' || file)
 FROM unnest('{ca.pem,longer,large,empty,directory,fifo,closed,missing}'::text[])
 	WITH ORDINALITY v(file, n) ORDER BY n;
 
+-- a file that is no good yet is a warning, as a dump may be restored before it
+-- is there; that names no content
+\set lf_file :dir /lf
+\set quoted_file :dir /quoted
+\set lines_file :dir /lines
+\set large_file :dir /large
+CREATE USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (api_key_file '/missing');
+\set VERBOSITY sqlstate
+ALTER USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (SET api_key_file '/missing');
+\set VERBOSITY default
+ALTER USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (SET api_key_file '/dev/null');
+ALTER USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (SET api_key_file :'lf_file');
+ALTER USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (SET api_key_file :'quoted_file');
+ALTER USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (SET api_key_file :'lines_file');
+ALTER USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (SET api_key_file :'large_file');
+DROP USER MAPPING FOR PUBLIC SERVER upstream;
+ALTER SERVER upstream OPTIONS (ADD ca_file '/missing');
+ALTER SERVER upstream OPTIONS (SET ca_file :'large_file');
+ALTER SERVER upstream OPTIONS (SET ca_file :'lf_file');
+ALTER SERVER upstream OPTIONS (DROP ca_file);
+
 -- who may name a file
 GRANT USAGE ON FOREIGN SERVER upstream TO regress_upstream_reader;
 SET ROLE regress_upstream_user;
@@ -268,11 +295,11 @@ SET ROLE regress_upstream_owner;
 CREATE SERVER upstream_owned FOREIGN DATA WRAPPER anyvod OPTIONS (ca_file '/etc/passwd');
 SET ROLE regress_upstream_reader;
 CREATE USER MAPPING FOR CURRENT_USER SERVER upstream OPTIONS (api_key_file '/missing');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 DROP USER MAPPING FOR CURRENT_USER SERVER upstream;
 RESET ROLE;
 
--- an owner may keep the CA file that a privileged role has chosen for him
+-- an owner may keep the CA file that a privileged role has chosen for it
 SET ROLE regress_upstream_owner;
 CREATE SERVER upstream_owned FOREIGN DATA WRAPPER anyvod;
 RESET ROLE;
@@ -294,7 +321,7 @@ RESET ROLE;
 DROP FOREIGN DATA WRAPPER upstream_other CASCADE;
 DROP SERVER upstream_foreign, upstream_owned;
 
--- a user may get rid of a key file that he could not have named
+-- a user may get rid of a key file that it could not have named
 CREATE USER MAPPING FOR regress_upstream_user SERVER upstream OPTIONS (api_key_file '/key');
 SET ROLE regress_upstream_user;
 ALTER USER MAPPING FOR CURRENT_USER SERVER upstream OPTIONS (SET api_key_file '/key');
@@ -305,41 +332,41 @@ DROP USER MAPPING FOR regress_upstream_user SERVER upstream;
 -- a key file is honored only while the server's owner may read files
 \set key_file :dir /lf
 CREATE USER MAPPING FOR PUBLIC SERVER upstream OPTIONS (api_key_file :'key_file');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ALTER SERVER upstream OWNER TO regress_upstream_owner;
 SELECT regress_helpers.trouble($$SELECT anyvod_query('task-1', 'upstream')$$);
 GRANT pg_read_server_files TO regress_upstream_owner;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 REVOKE pg_read_server_files FROM regress_upstream_owner;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ALTER SERVER upstream OWNER TO CURRENT_USER;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 
 --
 -- What was remembered is forgotten when it changes
 --
 CREATE USER MAPPING FOR CURRENT_USER SERVER upstream OPTIONS (api_key_file '/missing');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ALTER USER MAPPING FOR CURRENT_USER SERVER upstream OPTIONS (SET api_key_file :'key_file');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ALTER USER MAPPING FOR CURRENT_USER SERVER upstream OPTIONS (SET api_key_file '/missing');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 DROP USER MAPPING FOR CURRENT_USER SERVER upstream;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ALTER SERVER upstream OPTIONS (ADD ca_file '/missing');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ALTER SERVER upstream OPTIONS (DROP ca_file);
 ALTER SERVER upstream RENAME TO upstream_renamed;
-SELECT pg_temp.ask('upstream'), pg_temp.ask('upstream_renamed');
+SELECT pg_temp.request('upstream'), pg_temp.request('upstream_renamed');
 CREATE SERVER upstream FOREIGN DATA WRAPPER anyvod OPTIONS (ca_file '/missing');
-SELECT pg_temp.ask('upstream'), pg_temp.ask('upstream_renamed');
+SELECT pg_temp.request('upstream'), pg_temp.request('upstream_renamed');
 DROP SERVER upstream_renamed CASCADE;
-SELECT pg_temp.ask('upstream'), pg_temp.ask('upstream_renamed');
+SELECT pg_temp.request('upstream'), pg_temp.request('upstream_renamed');
 BEGIN;
 ALTER SERVER upstream OPTIONS (DROP ca_file, ADD base_url 'http://127.0.0.1:1');
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 ROLLBACK;
-SELECT pg_temp.ask('upstream');
+SELECT pg_temp.request('upstream');
 DROP SERVER upstream;
 
 --

@@ -32,6 +32,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "clock.h"
 #include "queue.h"
 #include "server/validate.h"
 
@@ -86,6 +87,12 @@
  */
 #define QUEUE_FREE_TIMES 3
 
+/*
+ * Whether a key file or CA file has changed that requests wait for is checked
+ * so often.
+ */
+#define QUEUE_CHECK_EVERY (1 * SECOND)
+
 /* Roles that may be remembered in vain. */
 #define QUEUE_IDLE_ACCOUNTS 1000
 
@@ -123,6 +130,8 @@ static struct
 	QueueTask  *sought;			/* no task: what one is looked for by */
 	HTAB	   *servers;
 	HTAB	   *accounts;
+	int64		check_at;		/* when to check accounts that wait for other
+								 * settings */
 	uint32		round;			/* number of this queue_take() */
 	bool		sweeping;		/* a look for stuck tasks is under way */
 	queuetable_iterator sweep;	/* then this far */
@@ -170,6 +179,7 @@ queue_init(void)
 
 	queue.context = AllocSetContextCreate(TopMemoryContext, "anyvod queue",
 										  ALLOCSET_DEFAULT_SIZES);
+	queue.check_at = QUEUE_NEVER;
 	servers.hcxt = accounts.hcxt = queue.context;
 	queue.tasks = queuetable_create(queue.context, 64, NULL);
 	queue.sought = MemoryContextAllocZero(queue.context,
@@ -450,7 +460,7 @@ queue_recover(QueueServer *server)
 }
 
 /* No key counts as refused any more. */
-void
+static void
 queue_forget_accounts(void)
 {
 	HASH_SEQ_STATUS scan;
@@ -460,6 +470,7 @@ queue_forget_accounts(void)
 	while ((account = hash_seq_search(&scan)) != NULL)
 	{
 		account->paused_until = account->rests_until = 0;
+		account->check_until = 0;
 		account->accepted_at = account->trouble.since = 0;
 		account->refused = false;
 	}
@@ -468,10 +479,10 @@ queue_forget_accounts(void)
 /*
  * What stood in the way of asking for tasks, or of reading and writing their
  * rows, may be gone: those are tried at once.  Servers that rest go on doing
- * so.
+ * so.  With an account, only its tasks that wait for a key or right.
  */
 void
-queue_retry(int64 now)
+queue_retry(const QueueAccount *account, int64 now)
 {
 	queuetable_iterator tasks;
 	QueueEntry *entry;
@@ -482,6 +493,8 @@ queue_retry(int64 now)
 		QueueTask  *task = entry->task;
 
 		if (!task->queued || !(task->barred || task->row_failures > 0))
+			continue;
+		if (account != NULL && (task->account != account || !task->barred))
 			continue;
 		queue_unqueue(task);
 		task->held = task->held && !task->barred;
@@ -862,10 +875,10 @@ queue_visit_waits(void (*visit)(int64 wait), int64 now)
  */
 
 void
-queue_note_limits(QueueServer *server, const ServerSettings *upstream)
+queue_note_limits(QueueServer *server, const ServerSettings *settings)
 {
-	server->max_concurrency = upstream->max_concurrency;
-	server->rate_limit = upstream->rate_limit;
+	server->max_concurrency = settings->max_concurrency;
+	server->rate_limit = settings->rate_limit;
 }
 
 /* A question about a task is on its way, or will be when the task is due. */
@@ -1042,16 +1055,64 @@ queue_note_accepted(QueueAccount *account, int64 started)
 	if (account->refused && started < account->refused_at)
 		return;
 	account->accepted_at = Max(account->accepted_at, started);
-	account->paused_until = account->rests_until = 0;
+	account->paused_until = account->rests_until = account->check_until = 0;
 	account->refused = false;
 }
 
-/* TaskRequest nothing with a key that was refused until then. */
+/* Send nothing with a key that was refused until then. */
 void
 queue_pause_account(QueueAccount *account, uint64 settings_id, int64 until)
 {
 	account->settings_id = settings_id;
 	account->paused_until = until;
+	queue_check_account(account, until);
+}
+
+/*
+ * Check now and then, until that time, whether the settings of an account have
+ * changed, so that what waits for that can be tried.
+ */
+void
+queue_check_account(QueueAccount *account, int64 until)
+{
+	account->check_until = until;
+	queue.check_at = Min(queue.check_at, monotonic_us() + QUEUE_CHECK_EVERY);
+}
+
+/* When queue_check_accounts() has something to do; QUEUE_NEVER: it has not. */
+int64
+queue_next_check(void)
+{
+	return queue.check_at;
+}
+
+/*
+ * Where the settings of an account may have changed its tasks are due.  That
+ * ends no pause: it is ended when they turn out to be others.
+ */
+void
+queue_check_accounts(int64 now)
+{
+	HASH_SEQ_STATUS scan;
+	QueueAccount *account;
+
+	if (now < queue.check_at)
+		return;
+	queue.check_at = QUEUE_NEVER;
+	hash_seq_init(&scan, queue.accounts);
+	while ((account = hash_seq_search(&scan)) != NULL)
+	{
+		if (account->check_until <= now)
+			continue;
+		if (!server_settings_changed(account->serverid, account->userid,
+									 account->settings_id))
+			queue.check_at = now + QUEUE_CHECK_EVERY;
+		else
+		{
+			account->check_until = account->rests_until = 0;
+			queue_retry(account, now);
+		}
+	}
 }
 
 /*
@@ -1063,6 +1124,8 @@ queue_account_paused(QueueAccount *account, uint64 settings_id, int64 now)
 {
 	if (account->settings_id != settings_id || account->paused_until <= now)
 		account->paused_until = 0;
+	else
+		queue_check_account(account, account->paused_until);
 	account->rests_until = account->paused_until;
 	return account->paused_until;
 }

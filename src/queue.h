@@ -75,7 +75,12 @@ typedef struct QueueAccount
 	uint32		round;
 	pairingheap *fresh;			/* tasks that have not failed */
 	pairingheap *suspects;		/* tasks whose last question has */
-	uint64		settings_id;	/* of a key that the server has refused */
+	Oid			serverid;		/* of the settings that were looked up last */
+	Oid			userid;
+	uint64		settings_id;	/* of a key that the server has refused; 0: no
+								 * settings could be had */
+	int64		check_until;	/* until then it is checked whether they have
+								 * changed; 0: not at all */
 	int64		paused_until;	/* then nothing is asked with that */
 	int64		rests_until;	/* nor is a task taken to find that out */
 	bool		refused;		/* and that key was not accepted since */
@@ -127,8 +132,7 @@ extern void queue_move(QueueTask *task, const char *server, const char *owner,
 extern void queue_note_change(QueueTask *task, int64 now);
 extern int	queue_count(uint16 *counter);
 extern void queue_forget_trouble(int64 now);
-extern void queue_forget_accounts(void);
-extern void queue_retry(int64 now);
+extern void queue_retry(const QueueAccount *account, int64 now);
 
 extern bool queue_is_well(const QueueAccount *account, int64 now);
 extern int	queue_take(QueueTask **tasks, int max, int64 until, int64 now);
@@ -142,7 +146,8 @@ extern int	queue_take_stuck(QueueTask **tasks, int max,
 							 bool *more);
 extern const QueueTrouble *queue_trouble(const QueueTask *task, int64 now);
 
-extern void queue_note_limits(QueueServer *server, const ServerSettings *upstream);
+extern void queue_note_limits(QueueServer *server,
+							  const ServerSettings *settings);
 extern void queue_note_start(QueueTask *task, int64 now);
 extern void queue_note_end(QueueTask *task, int retries);
 extern void queue_take_back(QueueTask *task);
@@ -159,6 +164,9 @@ extern bool queue_note_refusal(QueueTask *task, int64 started);
 extern void queue_note_accepted(QueueAccount *account, int64 started);
 extern void queue_pause_account(QueueAccount *account, uint64 settings_id,
 								int64 until);
+extern void queue_check_account(QueueAccount *account, int64 until);
+extern int64 queue_next_check(void);
+extern void queue_check_accounts(int64 now);
 extern int64 queue_account_paused(QueueAccount *account, uint64 settings_id,
 								  int64 now);
 

@@ -27,6 +27,7 @@
 
 #include "access/xact.h"
 #include "common/pg_prng.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -96,9 +97,6 @@
 #define WORKER_SPARE_MEMORY (2 * 1024 * 1024)
 #define WORKER_LARGE_MEMORY (256 * 1024)
 
-/* Files that asking waits for are looked at so often. */
-#define WORKER_WATCH_EVERY (1 * SECOND)
-
 /*
  * Rows that are too old and are not asked for, because of some lasting
  * trouble, are looked for so often.  One that was too old from the beginning
@@ -116,7 +114,6 @@ static struct
 	LauncherNews news;			/* what was acted upon */
 	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		idle_since;
-	int64		watch_at;		/* when to look at files in trouble */
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
 	int64		ask_at;			/* no round before this */
@@ -201,13 +198,15 @@ worker_list(void)
  * Asking
  */
 
-/* The upstream of the rows that are being confirmed. */
+/* The server and role of the rows that are being confirmed. */
 typedef struct WorkerAccount
 {
 	NameData	server;
 	NameData	owner;
 	bool		known;			/* it has been looked up */
-	const ServerSettings *upstream; /* NULL: not to be had */
+	Oid			serverid;		/* InvalidOid: there is none */
+	Oid			userid;			/* the same */
+	const ServerSettings *settings; /* NULL: not to be had */
 	char		error_code[6];	/* then why, an SQLSTATE */
 	char	   *error_message;
 } WorkerAccount;
@@ -226,14 +225,16 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 	namestrcpy(&account->server, row->server);
 	namestrcpy(&account->owner, row->owner);
 	account->known = true;
-	account->upstream = NULL;
+	account->settings = NULL;
+	account->serverid = get_foreign_server_oid(row->server, true);
+	account->userid = InvalidOid;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		account->upstream = server_settings_get(row->server,
-												get_role_oid(row->owner, false));
+		account->userid = get_role_oid(row->owner, false);
+		account->settings = server_settings_get(row->server, account->userid);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -247,7 +248,7 @@ worker_find_account(WorkerAccount *account, const TrackerRow *row)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		account->upstream = NULL;
+		account->settings = NULL;
 		account->error_message = error->message;
 		strlcpy(account->error_code, unpack_sql_state(error->sqlerrcode),
 				sizeof(account->error_code));
@@ -269,6 +270,10 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	stat_note_error(account->error_code);
 	task->held = task->barred = true;
 	ask->due = monotonic_us() + WORKER_ACCOUNT_WAIT;
+	task->account->serverid = account->serverid;
+	task->account->userid = account->userid;
+	task->account->settings_id = 0;
+	queue_check_account(task->account, ask->due);
 	change = question_note_trouble(ask, NULL, account->error_code,
 								   account->error_message);
 	if (change == NULL)
@@ -369,13 +374,13 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 		return;
 	}
 	worker_find_account(account, row);
-	if (account->upstream == NULL)
+	if (account->settings == NULL)
 	{
 		worker_note_no_account(task, row, account);
 		return;
 	}
-	queue_note_limits(task->account->server, account->upstream);
-	if (queue_account_paused(task->account, account->upstream->id, now))
+	queue_note_limits(task->account->server, account->settings);
+	if (queue_account_paused(task->account, account->settings->id, now))
 	{
 		queue_put(task, task->due);
 		return;
@@ -383,12 +388,12 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	task->barred = false;
 
 	ask = question_make(task, row);
-	ask->settings_id = account->upstream->id;
-	ask->serverid = account->upstream->serverid;
-	ask->userid = account->upstream->userid;
-	ask->umid = account->upstream->umid;
+	ask->settings_id = account->settings->id;
+	ask->serverid = account->settings->serverid;
+	ask->userid = account->settings->userid;
+	ask->umid = account->settings->umid;
 	snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task->task_id);
-	ask->request = http_prepare(worker.batch, account->upstream, path, ask);
+	ask->request = http_prepare(worker.batch, account->settings, path, ask);
 	queue_note_start(task, now);
 	if (task->due <= now)
 		worker_send(ask, now);
@@ -691,7 +696,7 @@ worker_expire(void)
 static void
 worker_retry_tasks(void)
 {
-	queue_retry(monotonic_us());
+	queue_retry(NULL, monotonic_us());
 	worker.table_failures = 0;
 	worker.round_size = WORKER_ROUND;
 	worker.ask_at = 0;
@@ -739,21 +744,6 @@ worker_has_news(void)
 		news.mends != worker.news.mends ||
 		news.own_work != worker.news.own_work || news.go ||
 		news.turn_over != worker.news.turn_over;
-}
-
-/* Look at files whose trouble keeps tasks from being asked for. */
-static void
-worker_watch_files(void)
-{
-	int64		now = monotonic_us();
-
-	if (!upstream_watches_files() || now < worker.watch_at)
-		return;
-	worker.watch_at = now + WORKER_WATCH_EVERY;
-	if (!upstream_files_changed())
-		return;
-	queue_forget_accounts();
-	queue_retry(now);
 }
 
 /* End the process, unless work has been announced meanwhile. */
@@ -824,8 +814,8 @@ worker_time_to_wait(void)
 	until = Min(until, expire_next());
 	if (writer_backlog() < WRITER_BACKLOG && queue_is_stuck(now))
 		until = Min(until, Max(worker.give_up_at, worker.ask_at));
-	if (upstream_watches_files() && queue_size() > 0)
-		until = Min(until, worker.watch_at);
+	if (queue_size() > 0)
+		until = Min(until, queue_next_check());
 
 	if (!idle)
 		worker.idle_since = 0;
@@ -929,7 +919,7 @@ worker_turn(void)
 
 	worker.nfound = 0;			/* they may have changed during the wait */
 	worker_note_news();
-	worker_watch_files();
+	queue_check_accounts(monotonic_us());
 	worker_read();
 	worker_write();
 	worker_expire();

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * option.c
+ * options.c
  *		The options of servers and user mappings.
  *
  * Which there are, which values they take, and what must hold between them:
@@ -11,8 +11,8 @@
  * server machine.  A validator sees the options as they will be, not as they
  * were.  For a mapping that is enough: to keep api_key_file while altering
  * anything is to set it.  A server has other options that its owner may want
- * to alter, so he may keep a ca_file that a privileged role chose: one that a
- * server of his already has.
+ * to alter, so the owner may keep a ca_file that a privileged role chose: one
+ * that a server of the same owner already has.
  *
  * No message quotes an API key or a URL.
  *
@@ -39,6 +39,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -46,8 +47,9 @@
 #include "utils/varlena.h"
 
 #include "server/options.h"
-#include "signature.h"
+#include "server/secret_file.h"
 #include "server/validate.h"
+#include "signature.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
 #define MAX_DURATION (24 * 60 * 60 * 1000)
@@ -82,28 +84,28 @@ typedef struct Option
 
 static const Option options_known[] = {
 	{"base_url", ForeignServerRelationId, OPTION_BASE_URL,
-	 FIELD(upstream.base_url), 0, 0, 0, NULL},
+	 FIELD(settings.base_url), 0, 0, 0, NULL},
 	{"timeout", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(upstream.timeout), GUC_UNIT_MS, 1, MAX_DURATION, DURATION_RULE},
+	 FIELD(settings.timeout), GUC_UNIT_MS, 1, MAX_DURATION, DURATION_RULE},
 	{"connect_timeout", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(upstream.connect_timeout), GUC_UNIT_MS, 1, MAX_DURATION,
+	 FIELD(settings.connect_timeout), GUC_UNIT_MS, 1, MAX_DURATION,
 	 DURATION_RULE},
 	{"rate_limit", ForeignServerRelationId, OPTION_REAL,
-	 FIELD(upstream.rate_limit), 0, 0.001, 100000,
+	 FIELD(settings.rate_limit), 0, 0.001, 100000,
 	 "The value must be a number of requests a second from 0.001 to 100000."},
 	{"max_concurrency", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(upstream.max_concurrency), 0, 1, 10000,
+	 FIELD(settings.max_concurrency), 0, 1, 10000,
 	 "The value must be a number of requests from 1 to 10000."},
 	{"max_response_size", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(upstream.max_response_size), GUC_UNIT_BYTE,
+	 FIELD(settings.max_response_size), GUC_UNIT_BYTE,
 	 1024, 64 * 1024 * 1024,
 	 "The value must be a size from 1 kB to 64 MB: bytes, or a number with a unit, as in \"16MB\"."},
 	{"ca_file", ForeignServerRelationId, OPTION_FILE,
 	 FIELD(ca_file), 0, 0, 0, FILE_RULE},
 	{"proxy", ForeignServerRelationId, OPTION_PROXY,
-	 FIELD(upstream.proxy), 0, 0, 0, NULL},
+	 FIELD(settings.proxy), 0, 0, 0, NULL},
 	{"api_key", UserMappingRelationId, OPTION_API_KEY,
-	 FIELD(upstream.api_key), 0, 0, 0,
+	 FIELD(settings.api_key), 0, 0, 0,
 	 API_KEY_RULE},
 	{"api_key_file", UserMappingRelationId, OPTION_FILE,
 	 FIELD(api_key_file), 0, 0, 0, FILE_RULE},
@@ -172,6 +174,7 @@ option_store(const Option *option, char *value, OptionValues *values)
 {
 	void	   *field = (char *) values + option->offset;
 	size_t		len = strlen(value);
+	const char *hint = NULL;
 	bool		ok = true;
 
 	switch (option->kind)
@@ -189,8 +192,8 @@ option_store(const Option *option, char *value, OptionValues *values)
 				value[--len] = '\0';
 			break;
 		case OPTION_API_KEY:
-			values->secret_size = len;
 			ok = validate_api_key(value, len);
+			hint = validate_key_hint(value, len);
 			break;
 		case OPTION_FILE:
 			ok = is_absolute_path(value) && len < MAXPGPATH;
@@ -201,7 +204,8 @@ option_store(const Option *option, char *value, OptionValues *values)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for option \"%s\"", option->name),
-				 errdetail_internal("%s", option->rule)));
+				 errdetail_internal("%s", option->rule),
+				 hint != NULL ? errhint("%s", hint) : 0));
 }
 
 /*
@@ -314,7 +318,9 @@ option_role_reads_files(Oid roleid)
 }
 
 /*
- * What an options column of a catalog holds, as a list of DefElem.
+ * What an options column of a catalog holds, as a list of DefElem.  The array
+ * is copied out of the tuple anyhow, as it is stored short or compressed; here
+ * the copy is ours, to be overwritten.
  */
 List *
 option_list(SysCacheIdentifier cacheid, HeapTuple tuple,
@@ -322,22 +328,30 @@ option_list(SysCacheIdentifier cacheid, HeapTuple tuple,
 {
 	bool		isnull;
 	Datum		options = SysCacheGetAttr(cacheid, tuple, column, &isnull);
+	ArrayType  *array;
+	List	   *list;
 
-	return isnull ? NIL : untransformRelOptions(options);
+	if (isnull)
+		return NIL;
+	array = DatumGetArrayTypePCopy(options);
+	list = untransformRelOptions(PointerGetDatum(array));
+	explicit_bzero(array, VARSIZE(array));
+	pfree(array);
+	return list;
 }
 
 void
 option_set_defaults(OptionValues *values)
 {
-	ServerSettings *upstream = &values->upstream;
+	ServerSettings *settings = &values->settings;
 
 	memset(values, 0, sizeof(*values));
-	upstream->base_url = pstrdup(SERVER_BASE_URL);
-	upstream->timeout = SERVER_TIMEOUT;
-	upstream->connect_timeout = SERVER_CONNECT_TIMEOUT;
-	upstream->rate_limit = SERVER_RATE_LIMIT;
-	upstream->max_concurrency = SERVER_MAX_CONCURRENCY;
-	upstream->max_response_size = SERVER_MAX_RESPONSE_SIZE;
+	settings->base_url = pstrdup(SERVER_BASE_URL);
+	settings->timeout = SERVER_TIMEOUT;
+	settings->connect_timeout = SERVER_CONNECT_TIMEOUT;
+	settings->rate_limit = SERVER_RATE_LIMIT;
+	settings->max_concurrency = SERVER_MAX_CONCURRENCY;
+	settings->max_response_size = SERVER_MAX_RESPONSE_SIZE;
 }
 
 /*
@@ -366,9 +380,9 @@ option_store_all(OptionValues *values, List *options, Oid catalog)
 void
 option_check(const OptionValues *values)
 {
-	const ServerSettings *upstream = &values->upstream;
+	const ServerSettings *settings = &values->settings;
 
-	if (upstream->api_key != NULL && values->api_key_file != NULL)
+	if (settings->api_key != NULL && values->api_key_file != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options \"%s\" and \"%s\" exclude each other",
@@ -379,8 +393,8 @@ option_check(const OptionValues *values)
 	 * With an http base URL the proxy would be handed the API key, whatever
 	 * lies between.
 	 */
-	if (upstream->proxy != NULL &&
-		pg_strncasecmp(upstream->base_url, "https:", 6) != 0)
+	if (settings->proxy != NULL &&
+		pg_strncasecmp(settings->base_url, "https:", 6) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"%s\" requires a base URL with https", "proxy"),
@@ -454,13 +468,40 @@ warn_cleartext(const OptionValues *values)
 {
 	UrlParts	parts;
 
-	if (validate_url(values->upstream.base_url, &parts) != NULL ||
+	if (validate_url(values->settings.base_url, &parts) != NULL ||
 		parts.https || validate_is_loopback(parts.host))
 		return;
 	ereport(WARNING,
 			(errmsg("the API key will be sent unencrypted"),
 			 errdetail("The base URL starts with \"http://\" and its host is not this machine."),
 			 errhint("Use a base URL with https.")));
+}
+
+/*
+ * Warn if a file that is named cannot be used now.  No more than that: it may
+ * be made later, and a dump is restored on a machine that does not have it.
+ */
+static void
+warn_files(const OptionValues *values)
+{
+	char	   *content;
+	size_t		len;
+
+	if (values->ca_file != NULL)
+	{
+		content = secret_file_read_ca(values->ca_file, WARNING, &len);
+		if (content != NULL)
+			pfree(content);
+	}
+	if (values->api_key_file != NULL)
+	{
+		content = secret_file_read_key(values->api_key_file, WARNING, &len);
+		if (content != NULL)
+		{
+			explicit_bzero(content, len);
+			pfree(content);
+		}
+	}
 }
 
 /*
@@ -486,12 +527,13 @@ anyvod_fdw_validator(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("foreign-data wrapper \"%s\" does not support foreign tables",
 						OPTION_EXTENSION),
-				 errhint("TaskRequest with anyvod_query(), or insert into anyvod_tasks.")));
+				 errhint("Use anyvod_query(), or insert into anyvod_tasks.")));
 
 	option_set_defaults(&values);
 	option_store_all(&values, options, catalog);
 	option_check(&values);
 	check_files(&values);
+	warn_files(&values);
 	if (catalog == ForeignServerRelationId)
 		warn_cleartext(&values);
 

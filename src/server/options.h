@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * option.h
+ * options.h
  *		The options of servers and user mappings.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_OPTION_H
-#define ANYVOD_OPTION_H
+#ifndef ANYVOD_OPTIONS_H
+#define ANYVOD_OPTIONS_H
 
 #include "access/htup.h"
 #include "nodes/pg_list.h"
@@ -25,10 +25,9 @@
  */
 typedef struct OptionValues
 {
-	ServerSettings upstream;	/* of which the options are set */
+	ServerSettings settings;	/* of which the options are set */
 	char	   *ca_file;		/* path, or NULL */
 	char	   *api_key_file;	/* path, or NULL */
-	size_t		secret_size;	/* bytes at upstream.api_key to wipe */
 } OptionValues;
 
 extern void option_set_defaults(OptionValues *values);
@@ -40,4 +39,4 @@ extern void option_check(const OptionValues *values);
 extern bool option_wrapper_is_ours(Oid fdwid);
 extern bool option_role_reads_files(Oid roleid);
 
-#endif							/* ANYVOD_OPTION_H */
+#endif							/* ANYVOD_OPTIONS_H */

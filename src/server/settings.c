@@ -1,27 +1,28 @@
 /*-------------------------------------------------------------------------
  *
- * upstream.c
- *		Where to ask and as whom.
+ * settings.c
+ *		Where requests go, as whom, and within which limits.
  *
- * A foreign server of our wrapper says where to ask and within which limits;
- * a user mapping says with which API key.  Here lives a cache, private to the
- * process, of what they amount to for one role on one server.  Which options
- * there are and what they may be is told in option.c and wire.c.
+ * A foreign server of our wrapper says where requests go and within which
+ * limits; a user mapping says with which API key.  Here lives a cache, private
+ * to the process, of what they amount to for one role on one server.  Which
+ * options there are is told in options.c, what they may be in validate.c.
+ *
+ * At each look-up a changed server, mapping or right counts, also one that
+ * another session has just committed, and so does a changed file.
  *
  * What guards a secret:
  *
- * - USAGE on the server is checked each time the server is asked for, never
- *	 remembered.
+ * - USAGE on the server is checked at each look-up, never remembered.
  *
  * - Only a superuser or a member of pg_read_server_files may name a file of
- *	 the server machine (option.c).
+ *	 the server machine (options.c).
  *
  * - An API key from a file is sent only where a role that may read files has
  *	 pointed base_url, that is, while the server's owner is such a role.
- *	 Otherwise the owner could have any key file sent to himself.
+ *	 Otherwise the owner could have any key file sent to a host of its choice.
  *
- * - No message quotes an API key or a URL, and paths go to the server log
- *	 only: a role that may use a server need not know what stands behind it.
+ * - No message quotes an API key or a URL.
  *
  * - Our copies of a key are overwritten before their memory is freed.  (The
  *	 system catalog cache has a copy of its own.)
@@ -32,8 +33,6 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "access/htup_details.h"
@@ -41,43 +40,32 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "miscadmin.h"
-#include "storage/fd.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "server/options.h"
+#include "server/secret_file.h"
 #include "server/settings.h"
-#include "server/watch.h"
 #include "server/validate.h"
-
-/* Largest key file: the longest key and the end of its line. */
-#define MAX_API_KEY_FILE (MAX_API_KEY_LENGTH + 2)
-
-/* Largest CA file, in bytes: four times Debian's bundle of all public CAs. */
-#define MAX_CA_FILE (1024 * 1024)
-
-/* How old the content of a file may be, in milliseconds. */
-#define FILE_MAX_AGE 60000
 
 /* What the cache may hold; beyond that it starts afresh. */
 #define CACHE_MAX_ENTRIES 1000
 #define CACHE_MAX_BYTES (64 * 1024 * 1024)
 
 /* All that is known for one role on one server. */
-typedef struct UpstreamConfig
+typedef struct CachedSettings
 {
 	OptionValues values;
-	TimestampTz read_at;		/* when reading the files began */
-	WatchLook	key_look;		/* of api_key_file, before it was read */
+	FileIdentity ca_file;		/* as they were just before they were read */
+	FileIdentity api_key_file;
 	MemoryContext context;		/* holds this struct and what it points to */
 	MemoryContextCallback wipe; /* overwrites the key when that goes */
-} UpstreamConfig;
+} CachedSettings;
 
 typedef struct CacheKey
 {
@@ -88,9 +76,9 @@ typedef struct CacheKey
 typedef struct CacheEntry
 {
 	CacheKey	key;			/* first, as dynahash wants it */
-	UpstreamConfig *config;		/* NULL until it could be built */
-	uint64		generation;		/* cache_generation that config is of, 0 if it
-								 * has to be built anew */
+	CachedSettings *cached;		/* NULL until there were options */
+	uint64		generation;		/* cache_generation of the last look-up */
+	bool		complete;		/* the last look-up has not failed */
 } CacheEntry;
 
 static HTAB *cache = NULL;
@@ -107,96 +95,15 @@ static uint64 last_id = 0;
 
 
 /*
- * Log where a file is, for the administrator only.
- */
-static int
-file_detail(const char *path)
-{
-	return errdetail_log("The path is \"%s\".", path);
-}
-
-/*
- * Open a file that an option names.  Raises the SQLSTATE of errno, or 42809
- * if it is not a regular file.
- *
- * A FIFO or device in its place must not hang the session, hence O_NONBLOCK
- * and the check of what was opened, rather than of what the path named.
- */
-static int
-file_open(const char *option, const char *path)
-{
-	struct stat st;
-	int			fd;
-
-	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open the file of option \"%s\": %m", option),
-				 file_detail(path)));
-	if (fstat(fd, &st) < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not stat the file of option \"%s\": %m", option),
-				 file_detail(path)));
-	if (!S_ISREG(st.st_mode))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("the file of option \"%s\" is not a regular file",
-						option),
-				 file_detail(path)));
-	return fd;
-}
-
-/*
- * The content of a file that an option names, palloc'd and followed by a
- * NUL; *len is set to its length.  Raises what file_open() raises, and 54000
- * if there are more than "limit" bytes.  The size that stat() tells would be
- * no proof of that: the file may grow meanwhile.
- */
-static char *
-file_read(const char *option, const char *path, size_t limit, size_t *len)
-{
-	int			fd = file_open(option, path);
-	char	   *content = palloc(limit + 2);
-	ssize_t		got;
-
-	*len = 0;
-	do
-	{
-		CHECK_FOR_INTERRUPTS();
-		got = read(fd, content + *len, limit + 1 - *len);
-		if (got > 0)
-			*len += got;
-		else if (got < 0 && errno != EINTR)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not read the file of option \"%s\": %m",
-							option),
-					 file_detail(path)));
-	} while (got != 0 && *len <= limit);
-
-	if (*len > limit)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the file of option \"%s\" is too large", option),
-				 errdetail("It has more than %zu bytes.", limit),
-				 file_detail(path)));
-	content[*len] = '\0';
-	CloseTransientFile(fd);
-	return content;
-}
-
-/*
- * Raise 42501 unless the server's owner may read files: he says where the
- * key goes.
+ * Raise 42501 unless the server's owner may read files: the owner says where
+ * the key goes.
  */
 static void
-config_check_owner(const UpstreamConfig *config, HeapTuple tuple)
+check_owner(const CachedSettings *cached, HeapTuple tuple)
 {
 	Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 
-	if (config->values.api_key_file == NULL ||
+	if (cached->values.api_key_file == NULL ||
 		option_role_reads_files(server->srvowner))
 		return;
 	ereport(ERROR,
@@ -209,76 +116,29 @@ config_check_owner(const UpstreamConfig *config, HeapTuple tuple)
 }
 
 /*
- * Read the files that the options name into upstream->ca_pem and api_key.
- */
-static void
-config_read_files(UpstreamConfig *config)
-{
-	ServerSettings *upstream = &config->values.upstream;
-	WatchLook	look;
-	size_t		len;
-
-	config->read_at = GetCurrentTimestamp();
-	if (config->values.ca_file != NULL)
-	{
-		char	   *pem;
-
-		watch_look(config->values.ca_file, &look);
-		watch_begin(config->values.ca_file, &look, false);
-		pem = file_read("ca_file", config->values.ca_file, MAX_CA_FILE, &len);
-		if (len == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the file of option \"%s\" is empty", "ca_file"),
-					 file_detail(config->values.ca_file)));
-		upstream->ca_pem = repalloc(pem, len + 1);
-		upstream->ca_pem_len = len;
-		watch_end(config->values.ca_file);
-	}
-	if (config->values.api_key_file != NULL)
-	{
-		watch_look(config->values.api_key_file, &config->key_look);
-		watch_begin(config->values.api_key_file, &config->key_look, false);
-		upstream->api_key = file_read("api_key_file", config->values.api_key_file,
-									  MAX_API_KEY_FILE, &len);
-		config->values.secret_size = len;
-		len = validate_key_file(upstream->api_key, len);
-		if (len == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid API key in the file of option \"%s\"",
-							"api_key_file"),
-					 errdetail_internal("%s", API_KEY_RULE),
-					 file_detail(config->values.api_key_file)));
-		watch_end(config->values.api_key_file);
-		upstream->api_key[len] = '\0';
-	}
-}
-
-/*
  * Take the options of the role's mapping, else of PUBLIC's, else none.
  */
 static void
-config_read_mapping(UpstreamConfig *config)
+read_mapping(OptionValues *values)
 {
-	ServerSettings *upstream = &config->values.upstream;
+	ServerSettings *settings = &values->settings;
 	HeapTuple	mapping;
 	List	   *options;
 
 	mapping = SearchSysCache2(USERMAPPINGUSERSERVER,
-							  ObjectIdGetDatum(upstream->userid),
-							  ObjectIdGetDatum(upstream->serverid));
+							  ObjectIdGetDatum(settings->userid),
+							  ObjectIdGetDatum(settings->serverid));
 	if (!HeapTupleIsValid(mapping))
 		mapping = SearchSysCache2(USERMAPPINGUSERSERVER,
 								  ObjectIdGetDatum(InvalidOid),
-								  ObjectIdGetDatum(upstream->serverid));
+								  ObjectIdGetDatum(settings->serverid));
 	if (!HeapTupleIsValid(mapping))
 		return;
 
-	upstream->umid = ((Form_pg_user_mapping) GETSTRUCT(mapping))->oid;
+	settings->umid = ((Form_pg_user_mapping) GETSTRUCT(mapping))->oid;
 	options = option_list(USERMAPPINGUSERSERVER, mapping,
 						  Anum_pg_user_mapping_umoptions);
-	option_store_all(&config->values, options, UserMappingRelationId);
+	option_store_all(values, options, UserMappingRelationId);
 	ReleaseSysCache(mapping);
 }
 
@@ -286,7 +146,7 @@ config_read_mapping(UpstreamConfig *config)
  * Take the options of a server.  Raises 42809 if it is not one of ours.
  */
 static void
-config_read_server(UpstreamConfig *config, HeapTuple tuple)
+read_server(OptionValues *values, HeapTuple tuple)
 {
 	Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 	List	   *options;
@@ -299,54 +159,104 @@ config_read_server(UpstreamConfig *config, HeapTuple tuple)
 				 errhint("Use a server that was created with FOREIGN DATA WRAPPER %s.",
 						 OPTION_EXTENSION)));
 
-	config->values.upstream.serverid = server->oid;
-	config->values.upstream.server_name = pstrdup(NameStr(server->srvname));
+	values->settings.serverid = server->oid;
+	values->settings.server_name = pstrdup(NameStr(server->srvname));
 	options = option_list(FOREIGNSERVERNAME, tuple,
 						  Anum_pg_foreign_server_srvoptions);
-	option_store_all(&config->values, options, ForeignServerRelationId);
+	option_store_all(values, options, ForeignServerRelationId);
 }
 
 /*
  * Memory context callback: overwrite the key before its memory is freed.
  */
 static void
-config_wipe(void *arg)
+wipe_key(void *arg)
 {
-	OptionValues *values = &((UpstreamConfig *) arg)->values;
+	char	   *key = ((CachedSettings *) arg)->values.settings.api_key;
 
-	if (values->upstream.api_key != NULL)
-		explicit_bzero(values->upstream.api_key, values->secret_size);
+	if (key != NULL)
+		explicit_bzero(key, strlen(key));
 }
 
 /*
- * Everything that a request of this role to this server needs, in a memory
- * context of its own.  That belongs to the (sub)transaction, so that an error
- * half way takes it along; who keeps the result moves it.
+ * What the options say for this role on this server, in a memory context of
+ * its own.  That belongs to the (sub)transaction, so that an error half way
+ * takes it along; who keeps the result moves it.
  */
-static UpstreamConfig *
-config_build(HeapTuple server, Oid userid)
+static CachedSettings *
+read_options(HeapTuple server, Oid userid)
 {
 	MemoryContext context = AllocSetContextCreate(CurTransactionContext,
-												  "anyvod upstream",
+												  "anyvod settings",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	UpstreamConfig *config = palloc(sizeof(UpstreamConfig));
+	CachedSettings *cached = palloc0(sizeof(CachedSettings));
 
-	option_set_defaults(&config->values);
-	config->context = context;
-	config->wipe.func = config_wipe;
-	config->wipe.arg = config;
-	MemoryContextRegisterResetCallback(context, &config->wipe);
+	option_set_defaults(&cached->values);
+	cached->context = context;
+	cached->wipe.func = wipe_key;
+	cached->wipe.arg = cached;
+	MemoryContextRegisterResetCallback(context, &cached->wipe);
 
-	config->values.upstream.userid = userid;
-	config_read_server(config, server);
-	config_read_mapping(config);
-	option_check(&config->values);
-	config_check_owner(config, server);
-	config_read_files(config);
+	cached->values.settings.userid = userid;
+	read_server(&cached->values, server);
+	read_mapping(&cached->values);
+	option_check(&cached->values);
+
+	/*
+	 * Noted before they are read: a file that changes meanwhile has another
+	 * identity then, and is read again.
+	 */
+	if (cached->values.ca_file != NULL)
+		secret_file_identify(cached->values.ca_file, &cached->ca_file);
+	if (cached->values.api_key_file != NULL)
+		secret_file_identify(cached->values.api_key_file,
+							 &cached->api_key_file);
 
 	MemoryContextSwitchTo(oldcontext);
-	return config;
+	return cached;
+}
+
+/*
+ * Read the files that the options name.  Raises what secret_file_read_key()
+ * reports.
+ */
+static void
+read_files(CachedSettings *cached)
+{
+	OptionValues *values = &cached->values;
+	ServerSettings *settings = &values->settings;
+	MemoryContext oldcontext = MemoryContextSwitchTo(cached->context);
+	size_t		len;
+
+	if (values->ca_file != NULL)
+		settings->ca_pem = secret_file_read_ca(values->ca_file, ERROR,
+											   &settings->ca_pem_len);
+	if (values->api_key_file != NULL)
+		settings->api_key = secret_file_read_key(values->api_key_file, ERROR,
+												 &len);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Do the paths still lead to the files that were read?
+ */
+static bool
+files_are_same(const CachedSettings *cached)
+{
+	const OptionValues *values = &cached->values;
+
+	return (values->ca_file == NULL ||
+			secret_file_is_same(values->ca_file, &cached->ca_file)) &&
+		(values->api_key_file == NULL ||
+		 secret_file_is_same(values->api_key_file, &cached->api_key_file));
+}
+
+/* Can a file be read, if an option names one? */
+static bool
+can_read(const char *path)
+{
+	return path == NULL || access(path, R_OK) == 0;
 }
 
 /*
@@ -384,9 +294,8 @@ same_content(const ServerSettings *a, const ServerSettings *b)
 }
 
 /*
- * Syscache callback: a server, mapping or wrapper has changed, we do not ask
- * which.  It may run at any time, so it only counts; the work is done at the
- * next lookup.
+ * Syscache callback: some server, mapping or wrapper has changed.  It may run
+ * at any time, so it only counts; the work is done at the next look-up.
  */
 static void
 cache_invalidate(Datum arg, SysCacheIdentifier cacheid, uint32 hashvalue)
@@ -407,13 +316,13 @@ cache_init(void)
 		return;
 	if (cache_context == NULL)
 		cache_context = AllocSetContextCreate(CacheMemoryContext,
-											  "anyvod upstreams",
+											  "anyvod settings",
 											  ALLOCSET_DEFAULT_SIZES);
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(CacheKey);
 	ctl.entrysize = sizeof(CacheEntry);
 	ctl.hcxt = cache_context;
-	cache = hash_create("anyvod upstreams", 16, &ctl,
+	cache = hash_create("anyvod settings", 16, &ctl,
 						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, cache_invalidate, 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, cache_invalidate, 0);
@@ -423,9 +332,9 @@ cache_init(void)
 static void
 cache_remove(CacheEntry *entry)
 {
-	if (entry->config != NULL)
-		MemoryContextDelete(entry->config->context);
-	entry->config = NULL;
+	if (entry->cached != NULL)
+		MemoryContextDelete(entry->cached->context);
+	entry->cached = NULL;
 	hash_search(cache, &entry->key, HASH_REMOVE, NULL);
 }
 
@@ -446,11 +355,10 @@ cache_sweep(void)
 	hash_seq_init(&status, cache);
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
-		Oid			umid = entry->config ? entry->config->values.upstream.umid :
+		Oid			umid = entry->cached ? entry->cached->values.settings.umid :
 										   InvalidOid;
 
-		if (entry->config == NULL ||
-			!SearchSysCacheExists1(FOREIGNSERVEROID,
+		if (!SearchSysCacheExists1(FOREIGNSERVEROID,
 								   ObjectIdGetDatum(entry->key.serverid)) ||
 			(OidIsValid(umid) &&
 			 !SearchSysCacheExists1(USERMAPPINGOID, ObjectIdGetDatum(umid))))
@@ -493,59 +401,49 @@ cache_enter(Oid serverid, Oid userid)
 		return entry;
 	cache_make_room();
 	entry = hash_search(cache, &key, HASH_ENTER, &found);
-	entry->config = NULL;
-	entry->generation = 0;
+	entry->cached = NULL;
+	entry->complete = false;
 	return entry;
 }
 
 /*
- * Is what an entry holds still good?  What came from a file is so for a
- * while only, and not after a clock was set back.
- */
-static bool
-cache_entry_is_fresh(const CacheEntry *entry)
-{
-	const UpstreamConfig *config = entry->config;
-	TimestampTz now;
-
-	if (config == NULL || entry->generation != cache_generation)
-		return false;
-	if (config->values.ca_file == NULL && config->values.api_key_file == NULL)
-		return true;
-	now = GetCurrentTimestamp();
-	return now >= config->read_at &&
-		!TimestampDifferenceExceeds(config->read_at, now, FILE_MAX_AGE);
-}
-
-/*
- * Build an entry's content anew, from a server as of the given generation.
- * Nothing can fail once the old content is touched.
+ * Read everything for an entry anew.  What is known of the files stays with
+ * the entry also when they cannot be read, since that tells when to try again.
  */
 static void
-cache_fill(CacheEntry *entry, HeapTuple server, uint64 generation)
+cache_fill(CacheEntry *entry, HeapTuple server)
 {
-	UpstreamConfig *old = entry->config;
-	UpstreamConfig *config = config_build(server, entry->key.userid);
-	ServerSettings *upstream = &config->values.upstream;
+	CachedSettings *old = entry->cached;
+	CachedSettings *cached = read_options(server, entry->key.userid);
+	ServerSettings *settings = &cached->values.settings;
 
-	if (old != NULL && same_content(&old->values.upstream, upstream))
-		upstream->id = old->values.upstream.id;
+	MemoryContextSetParent(cached->context, cache_context);
+	entry->cached = cached;
+	if (old != NULL)			/* an error takes it along */
+		MemoryContextSetParent(old->context, CurTransactionContext);
+
+	check_owner(cached, server);
+	read_files(cached);
+
+	if (old != NULL && old->values.settings.id != 0 &&
+		same_content(&old->values.settings, settings))
+		settings->id = old->values.settings.id;
 	else
-		upstream->id = ++last_id;
-
-	MemoryContextSetParent(config->context, cache_context);
-	entry->config = config;
-	entry->generation = generation;
+		settings->id = ++last_id;
 	if (old != NULL)
 		MemoryContextDelete(old->context);
 }
 
 /*
- * What a request of role "userid" to the server of this name needs.  Must be
- * called in a transaction.  The result is good until the next call into this
- * room or the next wait; its id stays the same as long as its content does
- * (unless the cache had to be emptied), so a caller can tell by it whether
- * what he derived from an earlier result still holds.
+ * server_settings_get
+ *		What a request of role "userid" to the server of this name needs.
+ *
+ * Must be called in a transaction, where the catalogs may be read.  Takes in
+ * what other sessions have committed, as a statement may send requests for
+ * hours and take no lock meanwhile that would.  The result is good until the
+ * next call or the next wait; its id stays the same as long as its content
+ * does (unless the cache had to be emptied), so that a caller can tell by it
+ * whether what was derived from an earlier result still holds.
  *
  * Raises 42704 if there is no such server, 42501 if the role may not use it
  * or the server's owner may not have a key file read, 42809 if the server is
@@ -559,6 +457,7 @@ server_settings_get(const char *server_name, Oid userid)
 	Form_pg_foreign_server server;
 	uint64		generation;
 	CacheEntry *entry;
+	bool		fresh;
 
 	Assert(IsTransactionState());
 
@@ -567,6 +466,7 @@ server_settings_get(const char *server_name, Oid userid)
 	 * leaves the entry stale rather than wrong.
 	 */
 	cache_init();
+	AcceptInvalidationMessages();
 	generation = cache_generation;
 	tuple = SearchSysCache1(FOREIGNSERVERNAME, CStringGetDatum(server_name));
 	if (!HeapTupleIsValid(tuple))
@@ -577,63 +477,54 @@ server_settings_get(const char *server_name, Oid userid)
 						 quote_identifier(server_name), OPTION_EXTENSION)));
 	server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 
+	/* A file that has just changed may change again and look the same. */
+	entry = cache_enter(server->oid, userid);
+	fresh = entry->complete && entry->generation == generation &&
+		!entry->cached->ca_file.recent && !entry->cached->api_key_file.recent &&
+		files_are_same(entry->cached);
+	entry->generation = generation;
+	entry->complete = false;	/* if one of the following fails */
+
 	if (compat_server_aclcheck(server->oid, userid, ACL_USAGE) !=
 		ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER,
 					   NameStr(server->srvname));
-
-	entry = cache_enter(server->oid, userid);
-	if (cache_entry_is_fresh(entry))
-		config_check_owner(entry->config, tuple);
+	if (fresh)
+		check_owner(entry->cached, tuple);
 	else
-		cache_fill(entry, tuple, generation);
+		cache_fill(entry, tuple);
+	entry->complete = true;
 	ReleaseSysCache(tuple);
-	return &entry->config->values.upstream;
+	return &entry->cached->values.settings;
 }
 
 /*
- * Have the API key read again at the next server_settings_get(), however young it
- * is: the gateway has refused it, perhaps since the file has a new one.
- * Returns false if the key does not come from a file, so that there is
- * nothing to be gained by asking again; otherwise the id of the next result
- * tells whether there was.
+ * server_settings_changed
+ *		May server_settings_get() give other settings than those of this id?
+ *
+ * For who has had a key refused, or (id 0) could have no settings: false means
+ * that it is no use to try again.  So it is false while a file cannot be read.
+ * Raises nothing on account of a file, right or option.  Can be called outside
+ * a transaction; then a change of a server or mapping is not heard of here.
  */
 bool
-upstream_forget(Oid serverid, Oid userid)
+server_settings_changed(Oid serverid, Oid userid, uint64 id)
 {
 	CacheKey	key = {serverid, userid};
-	CacheEntry *entry;
+	CacheEntry *entry = NULL;
 
-	if (cache == NULL)
+	if (IsTransactionState())
+		AcceptInvalidationMessages();
+	if (cache != NULL)
+		entry = hash_search(cache, &key, HASH_FIND, NULL);
+	if (entry == NULL)
 		return false;
-	entry = hash_search(cache, &key, HASH_FIND, NULL);
-	if (entry == NULL || entry->config == NULL ||
-		entry->config->values.api_key_file == NULL)
-		return false;
-	watch_begin(entry->config->values.api_key_file, &entry->config->key_look,
-				true);
-	entry->generation = 0;
-	return true;
-}
-
-/* Has any file been in trouble lately, so that it is worth being looked at? */
-bool
-upstream_watches_files(void)
-{
-	return watch_any();
-}
-
-/*
- * Has a file that was in trouble changed?  Then what was had from files is
- * read again at the next server_settings_get().
- */
-bool
-upstream_files_changed(void)
-{
-	if (!watch_changed())
-		return false;
-	cache_generation++;
-	return true;
+	if (entry->generation != cache_generation)
+		return true;
+	if (entry->cached != NULL && !files_are_same(entry->cached))
+		return can_read(entry->cached->values.ca_file) &&
+			can_read(entry->cached->values.api_key_file);
+	return entry->complete && entry->cached->values.settings.id != id;
 }
 
 /*
@@ -641,7 +532,7 @@ upstream_files_changed(void)
  * cannot garble the log.
  */
 void
-upstream_check_task_id(const char *task_id, size_t len)
+server_check_task_id(const char *task_id, size_t len)
 {
 	bool		quotable = (len <= 64);
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * upstream.h
- *		Where to ask and as whom.
+ * settings.h
+ *		Where requests go, as whom, and within which limits.
  *
  * A foreign server says where, a user mapping says with which key.
  *
@@ -9,8 +9,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_UPSTREAM_H
-#define ANYVOD_UPSTREAM_H
+#ifndef ANYVOD_SETTINGS_H
+#define ANYVOD_SETTINGS_H
 
 /* The path of a request; the task id follows. */
 #define SERVER_QUERY_PATH "/tencent-vod/v1/query/"
@@ -26,20 +26,19 @@
 
 /*
  * A server as one role sees it: everything that a request needs.  Lives in
- * this process only, in a cache that is cleared when a server, mapping or
- * wrapper changes; a pointer to it is good until the next call into this
- * room or the next wait, whichever comes first.
+ * this process only; a pointer to it is good until the next call of
+ * server_settings_get() or the next wait, whichever comes first.
  */
 typedef struct ServerSettings
 {
 	uint64		id;				/* never the same for two different contents
 								 * in one process, and never 0 */
 	Oid			serverid;
-	Oid			userid;			/* the role that asks */
+	Oid			userid;			/* the role that sends requests */
 	Oid			umid;			/* its mapping or PUBLIC's, InvalidOid: none */
 	char	   *server_name;
 	char	   *base_url;		/* without trailing slashes */
-	char	   *api_key;		/* NULL: ask without Authorization */
+	char	   *api_key;		/* NULL: no Authorization is sent */
 	char	   *ca_pem;			/* content of ca_file, NULL: the system's */
 	size_t		ca_pem_len;
 	char	   *proxy;			/* NULL: none */
@@ -50,10 +49,9 @@ typedef struct ServerSettings
 	int			max_response_size;	/* bytes */
 } ServerSettings;
 
-extern const ServerSettings *server_settings_get(const char *server_name, Oid userid);
-extern bool upstream_forget(Oid serverid, Oid userid);
-extern bool upstream_watches_files(void);
-extern bool upstream_files_changed(void);
-extern void upstream_check_task_id(const char *task_id, size_t len);
+extern const ServerSettings *server_settings_get(const char *server_name,
+												 Oid userid);
+extern bool server_settings_changed(Oid serverid, Oid userid, uint64 id);
+extern void server_check_task_id(const char *task_id, size_t len);
 
-#endif							/* ANYVOD_UPSTREAM_H */
+#endif							/* ANYVOD_SETTINGS_H */

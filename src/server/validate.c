@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * wire.c
+ * validate.c
  *		What users write that becomes part of a request.
  *
  * URLs, API keys and task ids: here is which of them are accepted, and nothing
@@ -203,6 +203,75 @@ validate_is_loopback(const char *host)
  * API keys
  */
 
+/* What people put around a key, in shells and programs. */
+static const char key_quotes[] = {'"', '\'', '`'};
+
+/*
+ * Does a key begin with this prefix, in upper or lower case?
+ */
+static bool
+key_begins_with(const char *key, size_t len, const char *prefix)
+{
+	size_t		n = strlen(prefix);
+
+	return len >= n && pg_strncasecmp(key, prefix, n) == 0;
+}
+
+/*
+ * Is this an assignment, NAME=value?  A key may have a "=", as Base64 ends
+ * with some, so there must be a value; and either the name says that a key or
+ * token follows, or the value begins as keys do.
+ */
+static bool
+key_is_assignment(const char *key, size_t len)
+{
+	const char *equal = memchr(key, '=', len);
+	size_t		name = equal ? equal - key : 0;
+	size_t		value = len - name;
+	bool		telling = false;
+
+	if (name == 0 || value < 2 || equal[1] == '=')
+		return false;
+	for (size_t i = 0; i < name; i++)
+	{
+		if (!(key[i] == '_' || (key[i] >= 'a' && key[i] <= 'z') ||
+			  (key[i] >= 'A' && key[i] <= 'Z') ||
+			  (i > 0 && key[i] >= '0' && key[i] <= '9')))
+			return false;
+		telling |= key_begins_with(key + i, name - i, "key") ||
+			key_begins_with(key + i, name - i, "token") ||
+			key_begins_with(key + i, name - i, "secret");
+	}
+	return telling || key_begins_with(equal, value, "=sk-") ||
+		memchr(key_quotes, equal[1], sizeof(key_quotes)) != NULL;
+}
+
+/*
+ * validate_key_hint
+ *		What stands around a key that should not, if anything does.
+ *
+ * Returns NULL, or a sentence that does not quote it.  Such a key would be
+ * sent, and refused by the gateway without a reason.  "key" may be the content
+ * of a key file and need not end with a NUL.
+ */
+const char *
+validate_key_hint(const char *key, size_t len)
+{
+	while (len > 0 && (key[len - 1] == '\n' || key[len - 1] == '\r'))
+		len--;
+	if (len == 0)
+		return NULL;
+	if (key_is_assignment(key, len) || key_begins_with(key, len, "export "))
+		return "The key has the form NAME=value: give the value alone.";
+	if (memchr(key_quotes, key[0], sizeof(key_quotes)) != NULL ||
+		memchr(key_quotes, key[len - 1], sizeof(key_quotes)) != NULL)
+		return "The key is in quotation marks: give it without them.";
+	if (key_begins_with(key, len, "Bearer ") ||
+		key_begins_with(key, len, "Authorization:"))
+		return "Give the key alone, without \"Authorization\" and \"Bearer\".";
+	return NULL;
+}
+
 /*
  * validate_api_key
  *		May this be sent in a header?
@@ -212,7 +281,8 @@ validate_is_loopback(const char *host)
 bool
 validate_api_key(const char *key, size_t len)
 {
-	if (len < 1 || len > MAX_API_KEY_LENGTH)
+	if (len < 1 || len > MAX_API_KEY_LENGTH ||
+		validate_key_hint(key, len) != NULL)
 		return false;
 	for (size_t i = 0; i < len; i++)
 	{

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * wire.h
+ * validate.h
  *		What users write that becomes part of a request.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_WIRE_H
-#define ANYVOD_WIRE_H
+#ifndef ANYVOD_VALIDATE_H
+#define ANYVOD_VALIDATE_H
 
 /* Longest URL, in bytes; a task's path is appended to it. */
 #define MAX_URL_LENGTH 2048
@@ -41,7 +41,8 @@ extern const char *validate_url(const char *url, UrlParts *parts);
 extern const char *validate_proxy(const char *url, UrlParts *parts);
 extern bool validate_is_loopback(const char *host);
 extern bool validate_api_key(const char *key, size_t len);
+extern const char *validate_key_hint(const char *key, size_t len);
 extern size_t validate_key_file(const char *content, size_t len);
 extern bool validate_task_id(const char *task_id, size_t len);
 
-#endif							/* ANYVOD_WIRE_H */
+#endif							/* ANYVOD_VALIDATE_H */

@@ -40,18 +40,16 @@
 void
 request_start(TaskRequest *ask, HttpBatch *batch, const char *task_id, void *tag)
 {
-	const ServerSettings *upstream = server_settings_get(ask->server, ask->userid);
+	const ServerSettings *settings;
+	char		path[SERVER_PATH_SIZE];
 
+	settings = server_settings_get(ask->server, ask->userid);
 	ask->task_id = task_id;
-	ask->serverid = upstream->serverid;
-	ask->settings_id = upstream->id;
-	ask->max_response_size = upstream->max_response_size;
-	{
-		char		path[SERVER_PATH_SIZE];
-
-		snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task_id);
-		ask->request = http_start(batch, upstream, path, tag);
-	}
+	ask->serverid = settings->serverid;
+	ask->settings_id = settings->id;
+	ask->max_response_size = settings->max_response_size;
+	snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task_id);
+	ask->request = http_start(batch, settings, path, tag);
 }
 
 /*
@@ -72,16 +70,15 @@ request_read(TaskRequest *ask)
 }
 
 /*
- * Was the key refused, and has the file that it came from another by now?
- * Then it is worth while to ask again.
+ * Was the key refused, and may there be another by now?  Then the request is
+ * worth repeating.
  */
 bool
 request_has_other_key(const TaskRequest *ask)
 {
 	return ask->request->result == HTTP_COMPLETE &&
 		ask->answer.verdict == ANSWER_AUTH &&
-		upstream_forget(ask->serverid, ask->userid) &&
-		server_settings_get(ask->server, ask->userid)->id != ask->settings_id;
+		server_settings_changed(ask->serverid, ask->userid, ask->settings_id);
 }
 
 /* TaskRequest and wait until "until"; false if that came first. */
@@ -408,7 +405,7 @@ request_task_id(const text *argument)
 	const char *id = VARDATA_ANY(argument);
 	int			len = VARSIZE_ANY_EXHDR(argument);
 
-	upstream_check_task_id(id, len);
+	server_check_task_id(id, len);
 	return pnstrdup(id, len);
 }
 

@@ -5,7 +5,7 @@
  *
  * What is accepted is put into a header and into a URL as it is, so it is
  * held against the characters that may stand there, told in another way than
- * in wire.c.
+ * in validate.c.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -14,6 +14,7 @@
 #include "postgres_fe.h"
 
 #include <ctype.h>
+#include <regex.h>
 
 #include "fuzz.h"
 #include "server/validate.h"
@@ -30,6 +31,27 @@ all_visible(const uint8 *data, size_t size)
 	return true;
 }
 
+/* Does a visible text have something around it that is not the key's? */
+static bool
+is_wrapped(const uint8 *data, size_t size)
+{
+	static const char pattern[] =
+		"^[\"'`]|[\"'`]$|"
+		"^[a-z_][a-z0-9_]*=([\"'`]|sk-)|"
+		"^([a-z_][a-z0-9_]*)?(key|token|secret)[a-z0-9_]*=[^=]";
+	static regex_t regex;
+	static bool compiled = false;
+	char		text[MAX_API_KEY_LENGTH + 1];
+
+	if (!compiled)
+		REQUIRE(regcomp(&regex, pattern,
+						REG_EXTENDED | REG_ICASE | REG_NOSUB) == 0);
+	compiled = true;
+	memcpy(text, data, size);
+	text[size] = '\0';
+	return regexec(&regex, text, 0, NULL, 0) == 0;
+}
+
 static void
 require_key(const uint8 *data, size_t size)
 {
@@ -40,7 +62,8 @@ require_key(const uint8 *data, size_t size)
 	while (end > 0 && strchr("\r\n", data[end - 1]) != NULL &&
 		   data[end - 1] != '\0')
 		end--;
-	if (end >= 1 && end <= MAX_API_KEY_LENGTH && all_visible(data, end))
+	if (end >= 1 && end <= MAX_API_KEY_LENGTH && all_visible(data, end) &&
+		!is_wrapped(data, end))
 		REQUIRE(len == end);
 	else
 		REQUIRE(len == 0);

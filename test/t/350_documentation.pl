@@ -189,7 +189,7 @@ is_same(
 # Options: the validator says which there are, and what they take.
 #
 
-my %defined = $sources =~ /^#define UPSTREAM_(\w+) (.+)$/mg;
+my %defined = $sources =~ /^#define SERVER_(\w+) (.+)$/mg;
 my %factor = (kB => 1024, MB => 1024 * 1024, ms => 1, s => 1000, d => 24 * 3600 * 1000);
 
 sub in_base_unit
@@ -294,7 +294,7 @@ is_same(
 {
 	my %messages;
 
-	while ($sources =~ /ereport\((?:LOG|WARNING),\s*\((?:errcode\([^;]*?\),\s*)?errmsg\("((?:[^"\\]|\\.)*)"/g)
+	while ($sources =~ /ereport\((?:LOG|WARNING|elevel),\s*\((?:errcode\w*\([^;]*?\),\s*)?errmsg\("((?:[^"\\]|\\.)*)"/g)
 	{
 		$messages{ $1 =~ s/\\"/"/gr =~ s/%%/%/gr =~ s/%\w/.../gr } = 1;
 	}

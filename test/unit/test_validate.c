@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * test_wire.c
+ * test_validate.c
  *		Properties of what is accepted into a request.
  *
  * Copyright (c) 2026, the anyvod authors
@@ -163,6 +163,67 @@ a_key_has_a_longest(void)
 }
 
 static void
+what_stands_around_a_key_is_refused_with_a_hint(void)
+{
+	static const struct
+	{
+		const char *key;
+		const char *hint;		/* a part of it */
+	} cases[] = {
+		{"\"sk-a\"", "quotation"},
+		{"'sk-a'", "quotation"},
+		{"`sk-a`", "quotation"},
+		{"\"sk-a", "quotation"},
+		{"sk-a'", "quotation"},
+		{"\"", "quotation"},
+		{"\"sk-a\"\n", "quotation"},
+		{"KEY=sk-a", "NAME="},
+		{"ANYAPI=sk-a", "NAME="},
+		{"anyapi_key=0123", "NAME="},
+		{"apiKey=0123", "NAME="},
+		{"TOKEN2=0123", "NAME="},
+		{"_SECRET=0123", "NAME="},
+		{"A='0123'", "NAME="},
+		{"KEY=\"0123\"\r\n", "NAME="},
+		{"export KEY=sk-a", "NAME="},
+		{"export A=b", "NAME="},
+		{"Bearer sk-a", "Bearer"},
+		{"bearer sk-a\n", "Bearer"},
+		{"Authorization: Bearer sk-a", "Bearer"},
+	};
+
+	for (int i = 0; i < (int) lengthof(cases); i++)
+	{
+		const char *key = cases[i].key;
+		const char *hint = validate_key_hint(key, strlen(key));
+
+		note("%s", key);
+		CHECK(hint != NULL && strstr(hint, cases[i].hint) != NULL);
+		CHECK(!validate_api_key(key, strlen(key)));
+		CHECK(validate_key_file(key, strlen(key)) == 0);
+	}
+}
+
+static void
+keys_that_look_like_that_are_accepted(void)
+{
+	static const char *const keys[] = {
+		"sk-a=", "c2VjcmV0a2V5==", "KEY=", "TOKEN==", "KEY==a", "a=b",
+		"sk-key=sk-a", "2KEY=sk-a", "=sk-a", "Bearer", "Bearersk-a", "sk-'a",
+		"sk-\"a", "eyJh.eyJrZXk.a_b-c", "export", "key", "AKID:KEY=sk-a"
+	};
+
+	for (int i = 0; i < (int) lengthof(keys); i++)
+	{
+		note("%s", keys[i]);
+		CHECK(validate_api_key(keys[i], strlen(keys[i])));
+		CHECK(validate_key_hint(keys[i], strlen(keys[i])) == NULL);
+	}
+	CHECK(validate_key_hint("", 0) == NULL);
+	CHECK(validate_key_hint("a\0\"", 2) == NULL);
+}
+
+static void
 a_key_file_may_end_in_line_ends_only(void)
 {
 	static const struct
@@ -236,6 +297,8 @@ main(void)
 	RUN(only_this_machine_is_local);
 	RUN(every_byte_of_a_key_is_visible_ascii);
 	RUN(a_key_has_a_longest);
+	RUN(what_stands_around_a_key_is_refused_with_a_hint);
+	RUN(keys_that_look_like_that_are_accepted);
 	RUN(a_key_file_may_end_in_line_ends_only);
 	RUN(every_byte_of_a_task_id_means_nothing_in_a_url);
 	RUN(a_task_id_is_no_dot_segment_and_has_a_longest);
