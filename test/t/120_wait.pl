@@ -128,7 +128,7 @@ foreach my $what (sort keys %waits)
 		ok( wait_until(
 				sub {
 					waiting('', " AND pid = $pid"
-						  . " AND wait_event IN ('AnyvodTask', 'AnyvodAnswer', 'Extension')"
+						  . " AND wait_event IN ('AnyvodTask', 'AnyvodResponse', 'Extension')"
 					) == 1;
 				}),
 			"a session waits for $what");

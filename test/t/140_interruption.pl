@@ -73,7 +73,7 @@ sub waits
 {
 	my ($pid) = @_;
 	return $admin->query_safe(
-		"SELECT wait_event IN ('Extension', 'AnyvodAnswer', 'AnyvodTask')"
+		"SELECT wait_event IN ('Extension', 'AnyvodResponse', 'AnyvodTask')"
 		  . " FROM pg_stat_activity WHERE pid = $pid") eq 't';
 }
 
