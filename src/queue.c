@@ -1120,9 +1120,12 @@ queue_check_accounts(int64 now)
  * key than the refused one may.
  */
 int64
-queue_account_paused(QueueAccount *account, uint64 settings_id, int64 now)
+queue_account_paused(QueueAccount *account, const ServerSettings *settings,
+					 int64 now)
 {
-	if (account->settings_id != settings_id || account->paused_until <= now)
+	if (account->settings_id != settings->id ||
+		account->serverid != settings->serverid ||
+		account->userid != settings->userid || account->paused_until <= now)
 		account->paused_until = 0;
 	else
 		queue_check_account(account, account->paused_until);

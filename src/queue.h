@@ -167,7 +167,8 @@ extern void queue_pause_account(QueueAccount *account, uint64 settings_id,
 extern void queue_check_account(QueueAccount *account, int64 until);
 extern int64 queue_next_check(void);
 extern void queue_check_accounts(int64 now);
-extern int64 queue_account_paused(QueueAccount *account, uint64 settings_id,
+extern int64 queue_account_paused(QueueAccount *account,
+								  const ServerSettings *settings,
 								  int64 now);
 
 #endif							/* ANYVOD_QUEUE_H */

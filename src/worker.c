@@ -380,7 +380,7 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 		return;
 	}
 	queue_note_limits(task->account->server, account->settings);
-	if (queue_account_paused(task->account, account->settings->id, now))
+	if (queue_account_paused(task->account, account->settings, now))
 	{
 		queue_put(task, task->due);
 		return;

@@ -207,6 +207,8 @@ endpoint_create(const ServerSettings *settings)
 	if (endpoint == NULL)
 		return NULL;
 	endpoint->id = settings->id;
+	endpoint->serverid = settings->serverid;
+	endpoint->userid = settings->userid;
 	endpoint->timeout = settings->timeout;
 	endpoint->connect_timeout = settings->connect_timeout;
 	endpoint->max_response_size = settings->max_response_size;
@@ -242,7 +244,9 @@ endpoint_get(const ServerSettings *settings)
 	dlist_foreach(iter, &endpoints)
 	{
 		endpoint = dlist_container(HttpEndpoint, node, iter.cur);
-		if (endpoint->id == settings->id)
+		if (endpoint->id == settings->id &&
+			endpoint->serverid == settings->serverid &&
+			endpoint->userid == settings->userid)
 		{
 			dlist_move_head(&endpoints, &endpoint->node);
 			return endpoint;

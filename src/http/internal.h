@@ -105,7 +105,9 @@ typedef struct HttpAuthorities
 typedef struct HttpEndpoint
 {
 	dlist_node	node;			/* in the list of all, last used first */
-	uint64		id;				/* the ServerSettings' */
+	uint64		id;				/* the ServerSettings', as are the next two */
+	Oid			serverid;
+	Oid			userid;
 	int			in_use;			/* transfers not yet released */
 
 	/* what handles.c sets up in each handle */

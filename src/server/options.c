@@ -36,6 +36,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -58,7 +59,7 @@ typedef enum OptionKind
 {
 	OPTION_INTEGER,				/* int, in the unit that "unit" names */
 	OPTION_REAL,				/* double */
-	OPTION_BASE_URL,			/* char *, as are those below */
+	OPTION_URL,					/* char *, as are those below */
 	OPTION_PROXY,
 	OPTION_API_KEY,
 	OPTION_FILE,				/* absolute path on the server machine */
@@ -69,180 +70,111 @@ typedef struct Option
 	const char *name;
 	Oid			catalog;		/* of the object that takes it */
 	OptionKind	kind;
-	size_t		offset;			/* of its field in OptionValues */
+	size_t		offset;			/* of its field in ServerSettings */
 	int			unit;			/* GUC_UNIT_*, or 0 */
 	double		min;
 	double		max;
 	const char *rule;			/* what a good value is, a sentence */
 } Option;
 
-#define FIELD(f) offsetof(OptionValues, f)
+#define FIELD(f) offsetof(ServerSettings, f)
 #define DURATION_RULE \
 	"The value must be a time from 1 ms to 1 day: milliseconds, or a number with a unit, as in \"30s\"."
 #define FILE_RULE \
 	"The value must be the absolute path of a file on the database server."
 
-static const Option options_known[] = {
-	{"base_url", ForeignServerRelationId, OPTION_BASE_URL,
-	 FIELD(settings.base_url), 0, 0, 0, NULL},
+static const Option known_options[] = {
+	{"base_url", ForeignServerRelationId, OPTION_URL,
+	 FIELD(base_url), 0, 0, 0, NULL},
 	{"timeout", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(settings.timeout), GUC_UNIT_MS, 1, MAX_DURATION, DURATION_RULE},
+	 FIELD(timeout), GUC_UNIT_MS, 1, MAX_DURATION, DURATION_RULE},
 	{"connect_timeout", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(settings.connect_timeout), GUC_UNIT_MS, 1, MAX_DURATION,
+	 FIELD(connect_timeout), GUC_UNIT_MS, 1, MAX_DURATION,
 	 DURATION_RULE},
 	{"rate_limit", ForeignServerRelationId, OPTION_REAL,
-	 FIELD(settings.rate_limit), 0, 0.001, 100000,
+	 FIELD(rate_limit), 0, 0.001, 100000,
 	 "The value must be a number of requests a second from 0.001 to 100000."},
 	{"max_concurrency", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(settings.max_concurrency), 0, 1, 10000,
+	 FIELD(max_concurrency), 0, 1, 10000,
 	 "The value must be a number of requests from 1 to 10000."},
 	{"max_response_size", ForeignServerRelationId, OPTION_INTEGER,
-	 FIELD(settings.max_response_size), GUC_UNIT_BYTE,
+	 FIELD(max_response_size), GUC_UNIT_BYTE,
 	 1024, 64 * 1024 * 1024,
 	 "The value must be a size from 1 kB to 64 MB: bytes, or a number with a unit, as in \"16MB\"."},
 	{"ca_file", ForeignServerRelationId, OPTION_FILE,
 	 FIELD(ca_file), 0, 0, 0, FILE_RULE},
 	{"proxy", ForeignServerRelationId, OPTION_PROXY,
-	 FIELD(settings.proxy), 0, 0, 0, NULL},
+	 FIELD(proxy), 0, 0, 0, NULL},
 	{"api_key", UserMappingRelationId, OPTION_API_KEY,
-	 FIELD(settings.api_key), 0, 0, 0,
+	 FIELD(api_key), 0, 0, 0,
 	 API_KEY_RULE},
 	{"api_key_file", UserMappingRelationId, OPTION_FILE,
 	 FIELD(api_key_file), 0, 0, 0, FILE_RULE},
+};
+
+const ServerSettings option_defaults = {
+	.base_url = "https://www.anyapi.vip",
+	.timeout = 30000,
+	.connect_timeout = 5000,
+	.rate_limit = SERVER_RATE_LIMIT,
+	.max_concurrency = SERVER_MAX_CONCURRENCY,
+	.max_response_size = 16 * 1024 * 1024,
 };
 
 PG_FUNCTION_INFO_V1(anyvod_fdw_validator);
 
 
 /*
- * The number that an option's value stands for.  Raises 22023; numbers are
- * the only values that a message quotes.
+ * Is this wrapper ours?  By membership in the extension: a name says nothing,
+ * and servers of another wrapper have options that nobody validated for us.
+ * One that was found to be stays so: only a superuser could change it.
  */
-static double
-option_number(const Option *option, const char *value)
+bool
+option_wrapper_is_ours(Oid fdwid)
 {
-	const char *hint = NULL;
-	double		number = 0;
-	int			integer;
-	bool		ok;
+	static Oid	ours = InvalidOid;
+	Oid			extension;
+	char	   *name;
 
-	if (option->kind == OPTION_INTEGER)
-	{
-		ok = parse_int(value, &integer, option->unit, &hint);
-		if (ok)
-			number = integer;
-	}
-	else
-		ok = parse_real(value, &number, option->unit, &hint);
-
-	if (!ok || number < option->min || number > option->max)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for option \"%s\": \"%s\"",
-						option->name, value),
-				 errdetail_internal("%s", option->rule),
-				 hint != NULL ? errhint("%s", _(hint)) : 0));
-	return number;
+	if (OidIsValid(ours) && fdwid == ours)
+		return true;
+	extension = getExtensionOfObject(ForeignDataWrapperRelationId, fdwid);
+	name = OidIsValid(extension) ? get_extension_name(extension) : NULL;
+	if (name == NULL || strcmp(name, OPTION_EXTENSION) != 0)
+		return false;
+	ours = fdwid;
+	return true;
 }
 
 /*
- * Raise 22023 unless the value is a URL that this option takes.
+ * Refuse an option that objects of this catalog do not have, and say what may
+ * have been meant: the nearest name, with bounds as in PostgreSQL's own
+ * suggestions, at most 4 edits and at most half of the letters.
  */
 static void
-option_check_url(const Option *option, const char *value)
-{
-	UrlParts	parts;
-	const char *reason;
-
-	if (option->kind == OPTION_PROXY)
-		reason = validate_proxy(value, &parts);
-	else
-		reason = validate_url(value, &parts);
-	if (reason != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for option \"%s\"", option->name),
-				 errdetail_internal("%s", reason)));
-}
-
-/*
- * Store the value of an option in its field.  "value" is kept, not copied,
- * so that there is one copy of a key to wipe.  Raises 22023.
- */
-static void
-option_store(const Option *option, char *value, OptionValues *values)
-{
-	void	   *field = (char *) values + option->offset;
-	size_t		len = strlen(value);
-	const char *hint = NULL;
-	bool		ok = true;
-
-	switch (option->kind)
-	{
-		case OPTION_INTEGER:
-			*(int *) field = (int) option_number(option, value);
-			return;
-		case OPTION_REAL:
-			*(double *) field = option_number(option, value);
-			return;
-		case OPTION_BASE_URL:
-		case OPTION_PROXY:
-			option_check_url(option, value);
-			while (value[len - 1] == '/')
-				value[--len] = '\0';
-			break;
-		case OPTION_API_KEY:
-			ok = validate_api_key(value, len);
-			hint = validate_key_hint(value, len);
-			break;
-		case OPTION_FILE:
-			ok = is_absolute_path(value) && len < MAXPGPATH;
-			break;
-	}
-	*(char **) field = value;
-	if (!ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for option \"%s\"", option->name),
-				 errdetail_internal("%s", option->rule),
-				 hint != NULL ? errhint("%s", hint) : 0));
-}
-
-/*
- * The option of this name and catalog, or NULL.
- */
-static const Option *
-option_find(const char *name, Oid catalog)
-{
-	for (size_t i = 0; i < lengthof(options_known); i++)
-	{
-		const Option *option = &options_known[i];
-
-		if (option->catalog == catalog && strcmp(option->name, name) == 0)
-			return option;
-	}
-	return NULL;
-}
-
-/*
- * The option of this catalog that "name" was most likely meant to be, or
- * NULL.  Bounds as in PostgreSQL's own suggestions: at most 4 edits and at
- * most half of the letters.
- */
-static const char *
-option_nearest(const char *name, Oid catalog)
+refuse_unknown(const char *name, Oid catalog, int elevel)
 {
 	const char *nearest = NULL;
+	const char *owner = NULL;
 	int			len = (int) strlen(name);
 	int			bound = Min(4, len / 2);
+	StringInfoData list;
 
-	for (size_t i = 0; i < lengthof(options_known); i++)
+	initStringInfo(&list);
+	for (const Option *option = known_options;
+		 option < known_options + lengthof(known_options); option++)
 	{
-		const Option *option = &options_known[i];
 		int			distance;
 
 		if (option->catalog != catalog)
+		{
+			if (strcmp(option->name, name) == 0)
+				owner = option->catalog == UserMappingRelationId ?
+					"user mapping" :
+					"server";
 			continue;
+		}
+		appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", option->name);
 		distance = varstr_levenshtein_less_equal(name, len, option->name,
 												 (int) strlen(option->name),
 												 1, 1, 1, bound, true);
@@ -252,153 +184,171 @@ option_nearest(const char *name, Oid catalog)
 			bound = distance - 1;
 		}
 	}
-	return nearest;
-}
 
-/*
- * Refuse an option that objects of this catalog do not have, and say what
- * may have been meant.
- */
-static void
-option_refuse_unknown(const char *name, Oid catalog)
-{
-	const char *nearest = option_nearest(name, catalog);
-	const char *hint;
-	StringInfoData list;
-
-	initStringInfo(&list);
-	for (size_t i = 0; i < lengthof(options_known); i++)
-	{
-		if (options_known[i].catalog == catalog)
-			appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "",
-							 options_known[i].name);
-	}
-
-	if (option_find(name, UserMappingRelationId) != NULL)
-		hint = psprintf("The option \"%s\" belongs to a user mapping.", name);
-	else if (option_find(name, ForeignServerRelationId) != NULL)
-		hint = psprintf("The option \"%s\" belongs to a server.", name);
-	else if (nearest != NULL)
-		hint = psprintf("Perhaps you meant the option \"%s\".", nearest);
-	else if (list.len > 0)
-		hint = psprintf("Valid options in this context are: %s.", list.data);
-	else
-		hint = "There are no valid options in this context.";
-
-	ereport(ERROR,
+	ereport(elevel,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\"", name),
-			 errhint("%s", hint)));
+			 owner            ? errhint("The option \"%s\" belongs to a %s.", name, owner) :
+				 nearest      ? errhint("Perhaps you meant the option \"%s\".", nearest) :
+				 list.len > 0 ? errhint("Valid options in this context are: %s.",
+										list.data) :
+								errhint("There are no valid options in this context.")));
 }
 
 /*
- * Is this wrapper ours?  By membership in the extension: a name says nothing,
- * and servers of another wrapper have options that nobody validated for us.
+ * Store the value of an option in its field.  "value" is kept, not copied,
+ * so that there is one copy of a key to wipe.  Numbers are the only values
+ * that a message quotes.
  */
-bool
-option_wrapper_is_ours(Oid fdwid)
+static bool
+store_value(ServerSettings *settings, const Option *option, char *value,
+			int elevel)
 {
-	Oid			extension;
-	char	   *name;
+	void	   *field = (char *) settings + option->offset;
+	size_t		len = strlen(value);
+	const char *reason = option->rule;
+	const char *hint = NULL;
+	bool		quotable = false;
+	bool		ok = false;
+	double		number = 0;
+	UrlParts	parts;
 
-	extension = getExtensionOfObject(ForeignDataWrapperRelationId, fdwid);
-	if (!OidIsValid(extension))
-		return false;
-	name = get_extension_name(extension);
-	return name != NULL && strcmp(name, OPTION_EXTENSION) == 0;
+	switch (option->kind)
+	{
+		case OPTION_INTEGER:
+			ok = parse_int(value, field, option->unit, &hint);
+			number = *(int *) field;
+			quotable = true;
+			break;
+		case OPTION_REAL:
+			ok = parse_real(value, &number, option->unit, &hint);
+			*(double *) field = number;
+			quotable = true;
+			break;
+		case OPTION_URL:
+		case OPTION_PROXY:
+			reason = option->kind == OPTION_URL ?
+				validate_url(value, &parts) :
+				validate_proxy(value, &parts);
+			ok = (reason == NULL);
+			while (ok && value[len - 1] == '/')
+				value[--len] = '\0';
+			*(char **) field = value;
+			break;
+		case OPTION_API_KEY:
+			ok = validate_api_key(value, len);
+			hint = validate_key_hint(value, len);
+			*(char **) field = value;
+			break;
+		case OPTION_FILE:
+			ok = is_absolute_path(value) && len < MAXPGPATH;
+			*(char **) field = value;
+			break;
+	}
+	if (ok && (!quotable || (number >= option->min && number <= option->max)))
+		return true;
+	ereport(elevel,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 quotable ? errmsg("invalid value for option \"%s\": \"%s\"",
+							   option->name, value) :
+						errmsg("invalid value for option \"%s\"", option->name),
+			 errdetail_internal("%s", reason),
+			 hint != NULL ? errhint("%s", _(hint)) : 0));
+	return false;
 }
 
 /*
- * May this role read files of the server machine?  True of superusers too.
+ * Store the options of an object of this catalog, and check what must hold
+ * between them.  If something is wrong, reports HV00D or 22023 at "elevel" and
+ * returns false.
  */
-bool
-option_role_reads_files(Oid roleid)
-{
-	return has_privs_of_role(roleid, ROLE_PG_READ_SERVER_FILES);
-}
-
-/*
- * What an options column of a catalog holds, as a list of DefElem.  The array
- * is copied out of the tuple anyhow, as it is stored short or compressed; here
- * the copy is ours, to be overwritten.
- */
-List *
-option_list(SysCacheIdentifier cacheid, HeapTuple tuple,
-			AttrNumber column)
-{
-	bool		isnull;
-	Datum		options = SysCacheGetAttr(cacheid, tuple, column, &isnull);
-	ArrayType  *array;
-	List	   *list;
-
-	if (isnull)
-		return NIL;
-	array = DatumGetArrayTypePCopy(options);
-	list = untransformRelOptions(PointerGetDatum(array));
-	explicit_bzero(array, VARSIZE(array));
-	pfree(array);
-	return list;
-}
-
-void
-option_set_defaults(OptionValues *values)
-{
-	ServerSettings *settings = &values->settings;
-
-	memset(values, 0, sizeof(*values));
-	settings->base_url = pstrdup(SERVER_BASE_URL);
-	settings->timeout = SERVER_TIMEOUT;
-	settings->connect_timeout = SERVER_CONNECT_TIMEOUT;
-	settings->rate_limit = SERVER_RATE_LIMIT;
-	settings->max_concurrency = SERVER_MAX_CONCURRENCY;
-	settings->max_response_size = SERVER_MAX_RESPONSE_SIZE;
-}
-
-/*
- * Store the options of an object of this catalog.  Raises HV00D, 22023.
- */
-void
-option_store_all(OptionValues *values, List *options, Oid catalog)
+static bool
+store_options(ServerSettings *settings, List *options, Oid catalog, int elevel)
 {
 	ListCell   *cell;
 
 	foreach(cell, options)
 	{
 		DefElem    *def = lfirst_node(DefElem, cell);
-		const Option *option = option_find(def->defname, catalog);
+		const Option *option = known_options;
+		const Option *end = known_options + lengthof(known_options);
 
-		if (option == NULL)
-			option_refuse_unknown(def->defname, catalog);
-		else
-			option_store(option, defGetString(def), values);
+		while (option < end && (option->catalog != catalog || strcmp(option->name, def->defname) != 0))
+			option++;
+		if (option == end)
+		{
+			refuse_unknown(def->defname, catalog, elevel);
+			return false;
+		}
+		if (!store_value(settings, option, defGetString(def), elevel))
+			return false;
 	}
-}
 
-/*
- * Rules between the options of one object.  Raises 22023.
- */
-void
-option_check(const OptionValues *values)
-{
-	const ServerSettings *settings = &values->settings;
-
-	if (settings->api_key != NULL && values->api_key_file != NULL)
-		ereport(ERROR,
+	if (settings->api_key != NULL && settings->api_key_file != NULL)
+	{
+		ereport(elevel,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options \"%s\" and \"%s\" exclude each other",
 						"api_key", "api_key_file"),
 				 errhint("Drop the one when you add the other: OPTIONS (DROP api_key, ADD api_key_file '...').")));
-
-	/*
-	 * With an http base URL the proxy would be handed the API key, whatever
-	 * lies between.
-	 */
+		return false;
+	}
 	if (settings->proxy != NULL &&
 		pg_strncasecmp(settings->base_url, "https:", 6) != 0)
-		ereport(ERROR,
+	{
+		ereport(elevel,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"%s\" requires a base URL with https", "proxy"),
 				 errdetail("The proxy could read the API key of each request.")));
+		return false;
+	}
+	return true;
+}
+
+/*
+ * The options of a server or mapping, as a list of DefElem; NIL if it has
+ * none.  The array is copied out of the tuple anyhow, as it is stored short or
+ * compressed; here the copy is ours, to be overwritten.  *hash is what it was
+ * combined with the array's.
+ */
+static List *
+read_list(Oid catalog, HeapTuple tuple, uint64 *hash)
+{
+	bool		is_server = (catalog == ForeignServerRelationId);
+	bool		isnull;
+	Datum		options;
+	ArrayType  *array;
+	List	   *list;
+
+	options = SysCacheGetAttr(is_server ? FOREIGNSERVEROID : USERMAPPINGOID,
+							  tuple,
+							  is_server ? Anum_pg_foreign_server_srvoptions :
+										  Anum_pg_user_mapping_umoptions,
+							  &isnull);
+	if (isnull)
+		return NIL;
+	array = DatumGetArrayTypePCopy(options);
+	*hash = hash_bytes_extended((unsigned char *) array, VARSIZE(array), *hash);
+	list = untransformRelOptions(PointerGetDatum(array));
+	explicit_bzero(array, VARSIZE(array));
+	pfree(array);
+	return list;
+}
+
+/*
+ * option_read
+ *		Take what the options of a server or mapping say into "settings".
+ *
+ * They were validated when they were set, maybe by another version of this
+ * library.  If something is wrong, reports HV00D or 22023 at "elevel" and
+ * returns false.
+ */
+bool
+option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple, int elevel)
+{
+	List	   *options = read_list(catalog, tuple, &settings->id);
+
+	return store_options(settings, options, catalog, elevel);
 }
 
 /*
@@ -416,23 +366,13 @@ keeps_ca_file(const char *ca_file)
 	while (!kept && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_foreign_server server;
-		List	   *options;
-		ListCell   *cell;
+		ServerSettings settings = option_defaults;
 
 		server = (Form_pg_foreign_server) GETSTRUCT(tuple);
-		if (!has_privs_of_role(GetUserId(), server->srvowner) ||
-			!option_wrapper_is_ours(server->srvfdw))
-			continue;
-		options = option_list(FOREIGNSERVEROID, tuple,
-							  Anum_pg_foreign_server_srvoptions);
-		foreach(cell, options)
-		{
-			DefElem    *def = lfirst_node(DefElem, cell);
-
-			if (strcmp(def->defname, "ca_file") == 0 &&
-				strcmp(defGetString(def), ca_file) == 0)
-				kept = true;
-		}
+		kept = has_privs_of_role(GetUserId(), server->srvowner) &&
+			option_wrapper_is_ours(server->srvfdw) &&
+			option_read(&settings, ForeignServerRelationId, tuple, DEBUG1) &&
+			settings.ca_file != NULL && strcmp(settings.ca_file, ca_file) == 0;
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -440,68 +380,31 @@ keeps_ca_file(const char *ca_file)
 }
 
 /*
- * Raise 42501 if the current user may not name the files that are named.
+ * Raise 42501 if the current user may not name the files that are named, and
+ * warn if one cannot be used now.  No more than that: it may be made later,
+ * and a dump is restored on a machine that does not have it.
  */
 static void
-check_files(const OptionValues *values)
+check_files(const ServerSettings *settings)
 {
 	const char *option = NULL;
 
-	if (option_role_reads_files(GetUserId()))
-		return;
-	if (values->api_key_file != NULL)
+	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
+		option = NULL;
+	else if (settings->api_key_file != NULL)
 		option = "api_key_file";
-	else if (values->ca_file != NULL && !keeps_ca_file(values->ca_file))
+	else if (settings->ca_file != NULL && !keeps_ca_file(settings->ca_file))
 		option = "ca_file";
 	if (option != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set option \"%s\"", option),
 				 errhint("Only a superuser or a member of pg_read_server_files may name a file of the database server.")));
-}
 
-/*
- * Warn if an API key would be readable on its way.
- */
-static void
-warn_cleartext(const OptionValues *values)
-{
-	UrlParts	parts;
-
-	if (validate_url(values->settings.base_url, &parts) != NULL ||
-		parts.https || validate_is_loopback(parts.host))
-		return;
-	ereport(WARNING,
-			(errmsg("the API key will be sent unencrypted"),
-			 errdetail("The base URL starts with \"http://\" and its host is not this machine."),
-			 errhint("Use a base URL with https.")));
-}
-
-/*
- * Warn if a file that is named cannot be used now.  No more than that: it may
- * be made later, and a dump is restored on a machine that does not have it.
- */
-static void
-warn_files(const OptionValues *values)
-{
-	char	   *content;
-	size_t		len;
-
-	if (values->ca_file != NULL)
-	{
-		content = secret_file_read_ca(values->ca_file, WARNING, &len);
-		if (content != NULL)
-			pfree(content);
-	}
-	if (values->api_key_file != NULL)
-	{
-		content = secret_file_read_key(values->api_key_file, WARNING, &len);
-		if (content != NULL)
-		{
-			explicit_bzero(content, len);
-			pfree(content);
-		}
-	}
+	if (settings->ca_file != NULL)
+		(void) secret_file_get(SECRET_CA, settings->ca_file, WARNING);
+	if (settings->api_key_file != NULL)
+		(void) secret_file_get(SECRET_API_KEY, settings->api_key_file, WARNING);
 }
 
 /*
@@ -515,9 +418,10 @@ Datum
 anyvod_fdw_validator(PG_FUNCTION_ARGS)
 {
 	static const Oid arguments[] = {TEXTARRAYOID, OIDOID};
+	ServerSettings settings = option_defaults;
+	UrlParts	parts;
 	List	   *options;
 	Oid			catalog;
-	OptionValues values;
 
 	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
 	options = untransformRelOptions(PG_GETARG_DATUM(0));
@@ -529,13 +433,15 @@ anyvod_fdw_validator(PG_FUNCTION_ARGS)
 						OPTION_EXTENSION),
 				 errhint("Use anyvod_query(), or insert into anyvod_tasks.")));
 
-	option_set_defaults(&values);
-	option_store_all(&values, options, catalog);
-	option_check(&values);
-	check_files(&values);
-	warn_files(&values);
-	if (catalog == ForeignServerRelationId)
-		warn_cleartext(&values);
+	(void) store_options(&settings, options, catalog, ERROR);
+	check_files(&settings);
+	if (catalog == ForeignServerRelationId &&
+		validate_url(settings.base_url, &parts) == NULL && !parts.https &&
+		!validate_is_loopback(parts.host))
+		ereport(WARNING,
+				(errmsg("the API key will be sent unencrypted"),
+				 errdetail("The base URL starts with \"http://\" and its host is not this machine."),
+				 errhint("Use a base URL with https.")));
 
 	PG_RETURN_VOID();
 }

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * secret_file.c
- *		Reading the files that options name.
+ *		The files that options name.
  *
- * An API key and a CA certificate can be in a file of the server machine.
- * Here such a file is read and checked, and told apart from a later one at
- * the same path.  What was read is not kept here.
+ * An API key and CA certificates can be in a file of the server machine.  Here
+ * such a file is read and checked.  Its content is kept, private to the
+ * process, until stat() says that the path leads to another file.
  *
  * - A FIFO or device must not hang the process: a file is opened without
  *	 blocking, and it is a regular file or not read.
@@ -23,206 +23,228 @@
 #include "postgres.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
 #include "storage/fd.h"
+#include "utils/memutils.h"
 
 #include "compat.h"
 #include "server/secret_file.h"
 #include "server/validate.h"
 
-/* Largest key file: the longest key and the end of its line. */
-#define MAX_API_KEY_FILE (MAX_API_KEY_LENGTH + 2)
-
-/* Largest CA file, in bytes: four times Debian's bundle of all public CAs. */
-#define MAX_CA_FILE (1024 * 1024)
+/* How many files are kept; beyond that, those that were used last. */
+#define MAX_FILES 64
 
 /* A file's times are as coarse as a tick of the kernel, or 2 s (FAT). */
 #define COARSEST_TIME 2
 
-
 /*
- * secret_file_identify
- *		Fill "identity" with what the path leads to now.  Raises nothing.
+ * The longest content.  Of a key file: the longest key and the end of its
+ * line; of a CA file: four times Debian's bundle of all public CAs.
  */
-void
-secret_file_identify(const char *path, FileIdentity *identity)
+static const size_t max_len[] = {
+	[SECRET_CA] = 1024 * 1024,
+	[SECRET_API_KEY] = MAX_API_KEY_LENGTH + 2,
+};
+
+/* What is wrong with a file. */
+typedef struct FileProblem
 {
-	struct stat status;
+	int			sqlstate;
+	int			error;			/* errno; then that says the SQLSTATE */
+	const char *message;		/* with %s for the name of the option */
+	const char *rule;			/* that the content breaks, or NULL */
+	const char *hint;			/* or NULL */
+} FileProblem;
 
-	memset(identity, 0, sizeof(FileIdentity));
-	if (stat(path, &status) != 0)
-	{
-		identity->error = errno;
-		return;
-	}
-	identity->device = status.st_dev;
-	identity->inode = status.st_ino;
-	identity->size = status.st_size;
-	identity->changed = compat_stat_changed(&status);
-	identity->recent = time(NULL) - identity->changed.tv_sec <= COARSEST_TIME;
-}
+/* Files by path and kind, those used last first. */
+static dlist_head files = DLIST_STATIC_INIT(files);
+static int	n_files = 0;
 
-/*
- * secret_file_is_same
- *		Does the path still lead to what "identity" was filled from?
- */
-bool
-secret_file_is_same(const char *path, const FileIdentity *identity)
+
+static void
+file_free(SecretFile *file)
 {
-	FileIdentity now;
-
-	secret_file_identify(path, &now);
-	return now.error == identity->error && now.device == identity->device &&
-		now.inode == identity->inode && now.size == identity->size &&
-		now.changed.tv_sec == identity->changed.tv_sec &&
-		now.changed.tv_nsec == identity->changed.tv_nsec;
-}
-
-/*
- * DETAIL and HINT of a report: the rule that a content breaks, if that is what
- * is wrong, else the path.
- */
-static int
-file_detail(const char *path, int elevel, const char *rule, const char *hint)
-{
-	errdetail_log("The path is \"%s\".", path);
-	if (rule != NULL)
-		errdetail_internal("%s", rule);
-	else if (elevel < ERROR)
-		errdetail("The path is \"%s\".", path);
-	if (hint != NULL)
-		errhint("%s", hint);
-	else if (elevel < ERROR)
-		errhint("Requests fail until the server can use the file.");
-	return 0;
+	explicit_bzero(file->content, file->len);
+	pfree(file->content);
+	pfree(file);
 }
 
 static void
-wipe_and_free(char *content, size_t size)
+file_forget(SecretFile *file)
 {
-	explicit_bzero(content, size);
-	pfree(content);
+	dlist_delete(&file->node);
+	n_files--;
+	file_free(file);
 }
 
 /*
- * The content of a file, palloc'd with room for limit + 2 bytes and followed
- * by a NUL; *len is set to its length.  If it cannot be had, reports the
- * SQLSTATE of errno, 42809 or 54000 at "elevel" and returns NULL.  What stat()
- * says of the size does not count, since the file may grow meanwhile.
+ * Does the path still lead to the file that was read?
  */
-static char *
-file_read(const char *option, const char *path, int elevel, size_t limit,
-		  size_t *len)
+static bool
+file_is_same(const SecretFile *file)
 {
-	char	   *content = palloc(limit + 2);
-	const char *failed = NULL;
-	bool		regular = true;
-	struct stat status;
+	const struct stat *then = &file->status;
+	struct stat now;
+
+	return !file->recent && stat(file->path, &now) == 0 &&
+		now.st_dev == then->st_dev && now.st_ino == then->st_ino &&
+		now.st_size == then->st_size &&
+		compat_stat_changed(&now).tv_sec == compat_stat_changed(then).tv_sec &&
+		compat_stat_changed(&now).tv_nsec == compat_stat_changed(then).tv_nsec;
+}
+
+/*
+ * Read the content of a file.  What stat() says of its size does not count,
+ * since it may grow meanwhile; if it changes otherwise, its status will not be
+ * the one that is taken before.
+ */
+static bool
+file_read(SecretFile *file, FileProblem *problem)
+{
+	size_t		limit = max_len[file->kind];
 	ssize_t		got = 0;
-	int			error;
 	int			fd;
 
-	*len = 0;
-	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	fd = OpenTransientFile(file->path,
+						   O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (fd < 0)
-		failed = "open";
-	else if (fstat(fd, &status) < 0)
-		failed = "stat";
-	else if ((regular = S_ISREG(status.st_mode)))
+		problem->message = "could not open the file of option \"%s\": %m";
+	else if (fstat(fd, &file->status) < 0)
+		problem->message = "could not stat the file of option \"%s\": %m";
+	else if (!S_ISREG(file->status.st_mode))
 	{
-		while (*len <= limit &&
-			   ((got = read(fd, content + *len, limit + 1 - *len)) > 0 ||
-				(got < 0 && errno == EINTR)))
-			*len += Max(got, 0);
-		if (got < 0)
-			failed = "read";
+		problem->sqlstate = ERRCODE_WRONG_OBJECT_TYPE;
+		problem->message = "the file of option \"%s\" is not a regular file";
 	}
-	error = errno;
+	else
+	{
+		file->recent = time(NULL) - compat_stat_changed(&file->status).tv_sec <=
+			COARSEST_TIME;
+		while (file->len <= limit &&
+			   ((got = read(fd, file->content + file->len,
+							limit + 1 - file->len)) > 0 ||
+				(got < 0 && errno == EINTR)))
+			file->len += Max(got, 0);
+		if (got < 0)
+			problem->message = "could not read the file of option \"%s\": %m";
+	}
+	if (problem->sqlstate == 0)
+		problem->error = errno;
 	if (fd >= 0)
 		CloseTransientFile(fd);
-	if (failed == NULL && regular && *len <= limit)
+	if (problem->message == NULL && file->len > limit)
 	{
-		content[*len] = '\0';
-		return content;
+		problem->sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		problem->message = "the file of option \"%s\" is too large";
+		problem->rule = psprintf("It has more than %zu bytes.", limit);
+	}
+	return problem->message == NULL;
+}
+
+/*
+ * Check a content, and cut off the line ends behind a key.  That certificates
+ * are such is for the TLS library to say.
+ */
+static bool
+file_check(SecretFile *file, FileProblem *problem)
+{
+	size_t		len = file->len;
+
+	if (file->kind == SECRET_API_KEY)
+		len = validate_key_file(file->content, len);
+	if (len > 0)
+	{
+		file->len = len;
+		file->content[len] = '\0';
+		file->hash = hash_bytes_extended((unsigned char *) file->content,
+										 (int) len, 0);
+		return true;
 	}
 
-	wipe_and_free(content, limit + 2);
-	errno = error;
-	if (failed != NULL)
-		ereport(elevel,
-				(errcode_for_file_access(),
-				 errmsg("could not %s the file of option \"%s\": %m", failed,
-						option),
-				 file_detail(path, elevel, NULL, NULL)));
-	else if (!regular)
-		ereport(elevel,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("the file of option \"%s\" is not a regular file",
-						option),
-				 file_detail(path, elevel, NULL, NULL)));
+	problem->sqlstate = ERRCODE_INVALID_PARAMETER_VALUE;
+	if (file->kind == SECRET_CA)
+		problem->message = "the file of option \"%s\" is empty";
 	else
-		ereport(elevel,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the file of option \"%s\" is too large", option),
-				 file_detail(path, elevel,
-							 psprintf("It has more than %zu bytes.", limit),
-							 NULL)));
-	return NULL;
-}
-
-/*
- * secret_file_read_key
- *		The API key in a file, palloc'd; *len is set to its length.
- *
- * If it cannot be had, reports the SQLSTATE of errno, 42809, 54000 or 22023
- * at "elevel" and returns NULL.  The caller overwrites the key.
- */
-char *
-secret_file_read_key(const char *path, int elevel, size_t *len)
-{
-	size_t		size;
-	char	   *content = file_read("api_key_file", path, elevel,
-									MAX_API_KEY_FILE, &size);
-	const char *hint;
-
-	if (content == NULL)
-		return NULL;
-	*len = validate_key_file(content, size);
-	if (*len > 0)
 	{
-		content[*len] = '\0';
-		return content;
+		problem->message = "invalid API key in the file of option \"%s\"";
+		problem->rule = API_KEY_RULE;
+		problem->hint = validate_key_hint(file->content, file->len);
 	}
-	hint = validate_key_hint(content, size);
-	wipe_and_free(content, size);
-	ereport(elevel,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid API key in the file of option \"%s\"",
-					"api_key_file"),
-			 file_detail(path, elevel, API_KEY_RULE, hint)));
-	return NULL;
+	return false;
 }
 
 /*
- * secret_file_read_ca
- *		The CA certificates in a file, palloc'd; *len is set to their length.
- *
- * If they cannot be had, the same as secret_file_read_key().  That they are
- * certificates is for the TLS library to say.
+ * Report a problem at "elevel".
  */
-char *
-secret_file_read_ca(const char *path, int elevel, size_t *len)
+static void
+file_report(SecretKind kind, const char *path, const FileProblem *problem,
+			int elevel)
 {
-	char	   *content = file_read("ca_file", path, elevel, MAX_CA_FILE, len);
+	const char *option = kind == SECRET_CA ? "ca_file" : "api_key_file";
+	bool		warning = (elevel == WARNING);
 
-	if (content == NULL || *len > 0)
-		return content ? repalloc(content, *len + 1) : NULL;
-	pfree(content);
+	errno = problem->error;
 	ereport(elevel,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("the file of option \"%s\" is empty", "ca_file"),
-			 file_detail(path, elevel, NULL, NULL)));
-	return NULL;
+			(problem->sqlstate == 0 ? errcode_for_file_access() :
+									  errcode(problem->sqlstate),
+			 errmsg(problem->message, option),
+			 errdetail_log("The path is \"%s\".", path),
+			 problem->rule ? errdetail_internal("%s", problem->rule) :
+				 warning   ? errdetail("The path is \"%s\".", path) :
+							 0,
+			 problem->hint ? errhint("%s", problem->hint) :
+				 warning   ? errhint("Requests fail until the server can use the file.") :
+							 0));
+}
+
+/*
+ * secret_file_get
+ *		What is in a file now.
+ *
+ * The result is good until this file, or MAX_FILES others, are asked for.  If a
+ * file cannot be had, reports the SQLSTATE of errno, 42809, 54000 or 22023 at
+ * "elevel" and returns NULL.
+ */
+SecretFile *
+secret_file_get(SecretKind kind, const char *path, int elevel)
+{
+	FileProblem problem = {0};
+	SecretFile *file = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &files)
+	{
+		file = dlist_container(SecretFile, node, iter.cur);
+		if (file->kind == kind && strcmp(file->path, path) == 0)
+			break;
+		file = NULL;
+	}
+	if (file != NULL && file_is_same(file))
+	{
+		dlist_move_head(&files, &file->node);
+		return file;
+	}
+	if (file != NULL)
+		file_forget(file);
+
+	file = MemoryContextAllocZero(CacheMemoryContext,
+								  offsetof(SecretFile, path) + strlen(path) + 1);
+	file->content = MemoryContextAlloc(CacheMemoryContext, max_len[kind] + 2);
+	file->kind = kind;
+	strcpy(file->path, path);
+	if (!file_read(file, &problem) || !file_check(file, &problem))
+	{
+		file_free(file);
+		file_report(kind, path, &problem, elevel);
+		return NULL;
+	}
+	/* It becomes smaller where it is: no copy of a key is left behind. */
+	file->content = repalloc(file->content, file->len + 1);
+	while (n_files >= MAX_FILES)
+		file_forget(dlist_tail_element(SecretFile, node, &files));
+	dlist_push_head(&files, &file->node);
+	n_files++;
+	return file;
 }

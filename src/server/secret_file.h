@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * secret_file.h
- *		Reading the files that options name.
+ *		The files that options name.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -10,23 +10,32 @@
 #ifndef ANYVOD_SECRET_FILE_H
 #define ANYVOD_SECRET_FILE_H
 
-#include <sys/types.h>
-#include <time.h>
+#include <sys/stat.h>
 
-/* What stat() says of a file; another identity, another content. */
-typedef struct FileIdentity
+#include "lib/ilist.h"
+
+typedef enum SecretKind
 {
-	int			error;			/* errno of stat(), then the rest is 0 */
-	dev_t		device;
-	ino_t		inode;
-	off_t		size;
-	struct timespec changed;	/* its content, or its rights */
-	bool		recent;			/* it could change again and look the same */
-} FileIdentity;
+	SECRET_CA,					/* of option ca_file */
+	SECRET_API_KEY,				/* of option api_key_file */
+} SecretKind;
 
-extern void secret_file_identify(const char *path, FileIdentity *identity);
-extern bool secret_file_is_same(const char *path, const FileIdentity *identity);
-extern char *secret_file_read_key(const char *path, int elevel, size_t *len);
-extern char *secret_file_read_ca(const char *path, int elevel, size_t *len);
+/* A file that has been read. */
+typedef struct SecretFile
+{
+	char	   *content;		/* followed by a NUL */
+	size_t		len;			/* without the NUL */
+	uint64		hash;			/* of the content */
+
+	/* what secret_file.c knows it by */
+	dlist_node	node;
+	SecretKind	kind;
+	struct stat status;			/* of just before it was read */
+	bool		recent;			/* it could change and look the same */
+	char		path[FLEXIBLE_ARRAY_MEMBER];
+} SecretFile;
+
+extern SecretFile *secret_file_get(SecretKind kind, const char *path,
+								   int elevel);
 
 #endif							/* ANYVOD_SECRET_FILE_H */
