@@ -243,6 +243,10 @@ END $$;
 SELECT file || ': ' || pg_temp.key_file(:'dir' || '/' || file)
 FROM unnest('{lf,crlf,none,link,longest,longer,large,lines,nul,name,quoted,bearer,empty,directory,fifo,closed,missing}'::text[])
 	WITH ORDINALITY v(file, n) ORDER BY n;
+-- more files than are kept in memory
+COPY (SELECT WHERE false) TO PROGRAM 'cat; cd anyvod_upstream && for i in $(seq 70); do echo hunter2 >many$i; done';
+SELECT pg_temp.key_file(:'dir' || '/many' || i % 70 + 1), count(*)
+FROM generate_series(1, 140) AS i GROUP BY 1;
 SELECT pg_temp.mapping('api_key_file', 'key'), pg_temp.mapping('api_key_file', ''),
 	pg_temp.server('ca_file', '../ca.pem'),
 	pg_temp.server('ca_file', '/' || repeat('a', 1024));

@@ -344,8 +344,6 @@ question_on_auth(Question *ask, const Answer *answer, int64 now)
 	QueueTask  *task = ask->task;
 	QueueAccount *account = task->account;
 	int64		until = now + question_retry(SCHEDULE_AUTH, 1);
-	bool		again = !account->refused &&
-		server_settings_changed(ask->serverid, ask->userid, ask->settings_id);
 
 	queue_note_success(account->server, ask->request->started);
 	task->held = task->barred = true;
@@ -354,15 +352,10 @@ question_on_auth(Question *ask, const Answer *answer, int64 now)
 	{
 		queue_note_trouble(&account->trouble, question_code(answer),
 						   answer->error_message, now);
-		if (again)
-			ask->due = now;		/* there may be another key by now */
-		else
-		{
-			account->serverid = ask->serverid;
-			account->userid = ask->userid;
-			queue_pause_account(account, ask->settings_id, until);
-			stat_note_refused_key(ask->serverid, ask->umid, until);
-		}
+		account->serverid = ask->serverid;
+		account->userid = ask->userid;
+		queue_pause_account(account, ask->settings_id, until);
+		stat_note_refused_key(ask->serverid, ask->umid, until);
 	}
 	(void) queue_count(&task->failures);
 	if (question_is_too_old(task))

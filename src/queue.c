@@ -1087,18 +1087,19 @@ queue_next_check(void)
 }
 
 /*
- * Where the settings of an account may have changed its tasks are due.  That
- * ends no pause: it is ended when they turn out to be others.
+ * Where the settings of an account have changed its tasks are due.  That ends
+ * no pause: it is ended when they are looked up.  Runs in a transaction.
  */
 void
 queue_check_accounts(int64 now)
 {
 	HASH_SEQ_STATUS scan;
 	QueueAccount *account;
+	bool		waiting = false;
 
 	if (now < queue.check_at)
 		return;
-	queue.check_at = QUEUE_NEVER;
+	queue.check_at = now + QUEUE_CHECK_EVERY;	/* also if that fails */
 	hash_seq_init(&scan, queue.accounts);
 	while ((account = hash_seq_search(&scan)) != NULL)
 	{
@@ -1106,13 +1107,15 @@ queue_check_accounts(int64 now)
 			continue;
 		if (!server_settings_changed(account->serverid, account->userid,
 									 account->settings_id))
-			queue.check_at = now + QUEUE_CHECK_EVERY;
+			waiting = true;
 		else
 		{
 			account->check_until = account->rests_until = 0;
 			queue_retry(account, now);
 		}
 	}
+	if (!waiting)
+		queue.check_at = QUEUE_NEVER;
 }
 
 /*

@@ -911,6 +911,28 @@ worker_first_look(void)
 	}
 }
 
+static void
+worker_check_body(void *arg)
+{
+	queue_check_accounts(monotonic_us());
+}
+
+/*
+ * Do accounts that wait for other settings have them?  If that cannot be told,
+ * it is tried again in a while.
+ */
+static void
+worker_check_accounts(void)
+{
+	ErrorData  *error = NULL;
+
+	if (monotonic_us() >= queue_next_check())
+		(void) tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
+						   worker_check_body, NULL, &error);
+	if (error != NULL)
+		FreeErrorData(error);
+}
+
 /* One turn. */
 static void
 worker_turn(void)
@@ -919,7 +941,7 @@ worker_turn(void)
 
 	worker.nfound = 0;			/* they may have changed during the wait */
 	worker_note_news();
-	queue_check_accounts(monotonic_us());
+	worker_check_accounts();
 	worker_read();
 	worker_write();
 	worker_expire();

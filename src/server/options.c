@@ -113,12 +113,12 @@ static const Option known_options[] = {
 };
 
 const ServerSettings option_defaults = {
-	.base_url = "https://www.anyapi.vip",
-	.timeout = 30000,
-	.connect_timeout = 5000,
+	.base_url = SERVER_BASE_URL,
+	.timeout = SERVER_TIMEOUT,
+	.connect_timeout = SERVER_CONNECT_TIMEOUT,
 	.rate_limit = SERVER_RATE_LIMIT,
 	.max_concurrency = SERVER_MAX_CONCURRENCY,
-	.max_response_size = 16 * 1024 * 1024,
+	.max_response_size = SERVER_MAX_RESPONSE_SIZE,
 };
 
 PG_FUNCTION_INFO_V1(anyvod_fdw_validator);
@@ -152,7 +152,7 @@ option_wrapper_is_ours(Oid fdwid)
  * suggestions, at most 4 edits and at most half of the letters.
  */
 static void
-refuse_unknown(const char *name, Oid catalog, int elevel)
+refuse_unknown(const char *name, Oid catalog, int level)
 {
 	const char *nearest = NULL;
 	const char *owner = NULL;
@@ -161,9 +161,9 @@ refuse_unknown(const char *name, Oid catalog, int elevel)
 	StringInfoData list;
 
 	initStringInfo(&list);
-	for (const Option *option = known_options;
-		 option < known_options + lengthof(known_options); option++)
+	for (size_t i = 0; i < lengthof(known_options); i++)
 	{
+		const Option *option = &known_options[i];
 		int			distance;
 
 		if (option->catalog != catalog)
@@ -185,7 +185,7 @@ refuse_unknown(const char *name, Oid catalog, int elevel)
 		}
 	}
 
-	ereport(elevel,
+	ereport(level,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\"", name),
 			 owner            ? errhint("The option \"%s\" belongs to a %s.", name, owner) :
@@ -202,7 +202,7 @@ refuse_unknown(const char *name, Oid catalog, int elevel)
  */
 static bool
 store_value(ServerSettings *settings, const Option *option, char *value,
-			int elevel)
+			int level)
 {
 	void	   *field = (char *) settings + option->offset;
 	size_t		len = strlen(value);
@@ -247,7 +247,7 @@ store_value(ServerSettings *settings, const Option *option, char *value,
 	}
 	if (ok && (!quotable || (number >= option->min && number <= option->max)))
 		return true;
-	ereport(elevel,
+	ereport(level,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 quotable ? errmsg("invalid value for option \"%s\": \"%s\"",
 							   option->name, value) :
@@ -259,11 +259,11 @@ store_value(ServerSettings *settings, const Option *option, char *value,
 
 /*
  * Store the options of an object of this catalog, and check what must hold
- * between them.  If something is wrong, reports HV00D or 22023 at "elevel" and
+ * between them.  If something is wrong, reports HV00D or 22023 at "level" and
  * returns false.
  */
 static bool
-store_options(ServerSettings *settings, List *options, Oid catalog, int elevel)
+store_options(ServerSettings *settings, List *options, Oid catalog, int level)
 {
 	ListCell   *cell;
 
@@ -273,20 +273,22 @@ store_options(ServerSettings *settings, List *options, Oid catalog, int elevel)
 		const Option *option = known_options;
 		const Option *end = known_options + lengthof(known_options);
 
-		while (option < end && (option->catalog != catalog || strcmp(option->name, def->defname) != 0))
+		while (option < end &&
+			   (option->catalog != catalog ||
+				strcmp(option->name, def->defname) != 0))
 			option++;
 		if (option == end)
 		{
-			refuse_unknown(def->defname, catalog, elevel);
+			refuse_unknown(def->defname, catalog, level);
 			return false;
 		}
-		if (!store_value(settings, option, defGetString(def), elevel))
+		if (!store_value(settings, option, defGetString(def), level))
 			return false;
 	}
 
 	if (settings->api_key != NULL && settings->api_key_file != NULL)
 	{
-		ereport(elevel,
+		ereport(level,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options \"%s\" and \"%s\" exclude each other",
 						"api_key", "api_key_file"),
@@ -296,7 +298,7 @@ store_options(ServerSettings *settings, List *options, Oid catalog, int elevel)
 	if (settings->proxy != NULL &&
 		pg_strncasecmp(settings->base_url, "https:", 6) != 0)
 	{
-		ereport(elevel,
+		ereport(level,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"%s\" requires a base URL with https", "proxy"),
 				 errdetail("The proxy could read the API key of each request.")));
@@ -340,15 +342,15 @@ read_list(Oid catalog, HeapTuple tuple, uint64 *hash)
  *		Take what the options of a server or mapping say into "settings".
  *
  * They were validated when they were set, maybe by another version of this
- * library.  If something is wrong, reports HV00D or 22023 at "elevel" and
+ * library.  If something is wrong, reports HV00D or 22023 at "level" and
  * returns false.
  */
 bool
-option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple, int elevel)
+option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple, int level)
 {
 	List	   *options = read_list(catalog, tuple, &settings->id);
 
-	return store_options(settings, options, catalog, elevel);
+	return store_options(settings, options, catalog, level);
 }
 
 /*

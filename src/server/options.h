@@ -21,6 +21,6 @@ extern const ServerSettings option_defaults;
 
 extern bool option_wrapper_is_ours(Oid fdwid);
 extern bool option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple,
-						int elevel);
+						int level);
 
 #endif							/* ANYVOD_OPTIONS_H */

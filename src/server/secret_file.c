@@ -48,6 +48,8 @@ static const size_t max_len[] = {
 	[SECRET_API_KEY] = MAX_API_KEY_LENGTH + 2,
 };
 
+#define UNUSABLE_HINT "Requests fail until the server can use the file."
+
 /* What is wrong with a file. */
 typedef struct FileProblem
 {
@@ -176,30 +178,6 @@ file_check(SecretFile *file, FileProblem *problem)
 }
 
 /*
- * Report a problem at "elevel".
- */
-static void
-file_report(SecretKind kind, const char *path, const FileProblem *problem,
-			int elevel)
-{
-	const char *option = kind == SECRET_CA ? "ca_file" : "api_key_file";
-	bool		warning = (elevel == WARNING);
-
-	errno = problem->error;
-	ereport(elevel,
-			(problem->sqlstate == 0 ? errcode_for_file_access() :
-									  errcode(problem->sqlstate),
-			 errmsg(problem->message, option),
-			 errdetail_log("The path is \"%s\".", path),
-			 problem->rule ? errdetail_internal("%s", problem->rule) :
-				 warning   ? errdetail("The path is \"%s\".", path) :
-							 0,
-			 problem->hint ? errhint("%s", problem->hint) :
-				 warning   ? errhint("Requests fail until the server can use the file.") :
-							 0));
-}
-
-/*
  * secret_file_get
  *		What is in a file now.
  *
@@ -210,6 +188,7 @@ file_report(SecretKind kind, const char *path, const FileProblem *problem,
 SecretFile *
 secret_file_get(SecretKind kind, const char *path, int elevel)
 {
+	bool		warning = (elevel == WARNING);
 	FileProblem problem = {0};
 	SecretFile *file = NULL;
 	dlist_iter	iter;
@@ -230,14 +209,26 @@ secret_file_get(SecretKind kind, const char *path, int elevel)
 		file_forget(file);
 
 	file = MemoryContextAllocZero(CacheMemoryContext,
-								  offsetof(SecretFile, path) + strlen(path) + 1);
+								  sizeof(SecretFile) + strlen(path) + 1);
 	file->content = MemoryContextAlloc(CacheMemoryContext, max_len[kind] + 2);
 	file->kind = kind;
 	strcpy(file->path, path);
 	if (!file_read(file, &problem) || !file_check(file, &problem))
 	{
 		file_free(file);
-		file_report(kind, path, &problem, elevel);
+		errno = problem.error;
+		ereport(elevel,
+				(problem.sqlstate == 0 ? errcode_for_file_access() :
+										 errcode(problem.sqlstate),
+				 errmsg(problem.message,
+						kind == SECRET_CA ? "ca_file" : "api_key_file"),
+				 errdetail_log("The path is \"%s\".", path),
+				 problem.rule ? errdetail_internal("%s", problem.rule) :
+					 warning  ? errdetail("The path is \"%s\".", path) :
+								0,
+				 problem.hint ? errhint("%s", problem.hint) :
+					 warning  ? errhint(UNUSABLE_HINT) :
+								0));
 		return NULL;
 	}
 	/* It becomes smaller where it is: no copy of a key is left behind. */

@@ -63,7 +63,7 @@ static MemoryContext current_context = NULL;
  * Take the options of the role's mapping, else of PUBLIC's, else none.
  */
 static bool
-read_mapping(int elevel)
+read_mapping(int level)
 {
 	HeapTuple	mapping;
 	bool		ok;
@@ -80,7 +80,7 @@ read_mapping(int elevel)
 
 	current.umid = ((Form_pg_user_mapping) GETSTRUCT(mapping))->oid;
 	current.id = hash_combine64(current.id, current.umid);
-	ok = option_read(&current, UserMappingRelationId, mapping, elevel);
+	ok = option_read(&current, UserMappingRelationId, mapping, level);
 	current_key = current.api_key;
 	ReleaseSysCache(mapping);
 	return ok;
@@ -90,13 +90,13 @@ read_mapping(int elevel)
  * Take the content of the files that the options name.
  */
 static bool
-read_files(Form_pg_foreign_server server, int elevel)
+read_files(Form_pg_foreign_server server, int level)
 {
 	SecretFile *file;
 
 	if (current.ca_file != NULL)
 	{
-		file = secret_file_get(SECRET_CA, current.ca_file, elevel);
+		file = secret_file_get(SECRET_CA, current.ca_file, level);
 		if (file == NULL)
 			return false;
 		current.ca_pem = file->content;
@@ -107,7 +107,7 @@ read_files(Form_pg_foreign_server server, int elevel)
 		return true;
 	if (!has_privs_of_role(server->srvowner, ROLE_PG_READ_SERVER_FILES))
 	{
-		ereport(elevel,
+		ereport(level,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("option \"%s\" is not honored for server \"%s\"",
 						"api_key_file", NameStr(server->srvname)),
@@ -116,7 +116,7 @@ read_files(Form_pg_foreign_server server, int elevel)
 				 errhint("The owner must be a superuser or a member of pg_read_server_files.")));
 		return false;
 	}
-	file = secret_file_get(SECRET_API_KEY, current.api_key_file, elevel);
+	file = secret_file_get(SECRET_API_KEY, current.api_key_file, level);
 	if (file == NULL)
 		return false;
 	current.api_key = file->content;
@@ -126,10 +126,10 @@ read_files(Form_pg_foreign_server server, int elevel)
 
 /*
  * Make "current" the settings of a role on a server.  What is in the way is
- * reported at "elevel", and false is returned.
+ * reported at "level", and false is returned.
  */
 static bool
-read_settings(HeapTuple tuple, Oid userid, int elevel)
+read_settings(HeapTuple tuple, Oid userid, int level)
 {
 	Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
 	MemoryContext caller;
@@ -137,7 +137,7 @@ read_settings(HeapTuple tuple, Oid userid, int elevel)
 
 	if (compat_server_aclcheck(server->oid, userid, ACL_USAGE) != ACLCHECK_OK)
 	{
-		ereport(elevel,
+		ereport(level,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for foreign server %s",
 						NameStr(server->srvname))));
@@ -145,7 +145,7 @@ read_settings(HeapTuple tuple, Oid userid, int elevel)
 	}
 	if (!option_wrapper_is_ours(server->srvfdw))
 	{
-		ereport(elevel,
+		ereport(level,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("server \"%s\" is not an anyvod server",
 						NameStr(server->srvname)),
@@ -167,8 +167,8 @@ read_settings(HeapTuple tuple, Oid userid, int elevel)
 	MemoryContextReset(current_context);
 
 	caller = MemoryContextSwitchTo(current_context);
-	ok = option_read(&current, ForeignServerRelationId, tuple, elevel) &&
-		read_mapping(elevel) && read_files(server, elevel);
+	ok = option_read(&current, ForeignServerRelationId, tuple, level) &&
+		read_mapping(level) && read_files(server, level);
 	MemoryContextSwitchTo(caller);
 	if (current.id == 0)
 		current.id = 1;
@@ -213,31 +213,22 @@ server_settings_get(const char *server_name, Oid userid)
  *
  * For who has had a key refused, or (id 0) could have no settings: false means
  * that it is no use to try again.  So it is false if there are no settings now.
- * Raises nothing on account of a file, right or option.  Outside a transaction
- * it has one of its own.
+ * Raises nothing on account of a file, right or option.  Must be called in a
+ * transaction.
  */
 bool
 server_settings_changed(Oid serverid, Oid userid, uint64 id)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	bool		outside = !IsTransactionState();
 	HeapTuple	tuple;
-	bool		ok = false;
+	bool		ok;
 
-	if (!OidIsValid(serverid) || !OidIsValid(userid))
-		return false;
-	if (outside)
-		StartTransactionCommand();
+	Assert(IsTransactionState());
 	AcceptInvalidationMessages();
 	tuple = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(serverid));
-	if (HeapTupleIsValid(tuple))
-	{
-		ok = read_settings(tuple, userid, DEBUG1);
-		ReleaseSysCache(tuple);
-	}
-	if (outside)
-		CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	ok = OidIsValid(userid) && read_settings(tuple, userid, DEBUG1);
+	ReleaseSysCache(tuple);
 	return ok && current.id != id;
 }
 

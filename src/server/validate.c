@@ -32,6 +32,22 @@
 #define PORT_RULE \
 	"The port in a URL must be a number from 1 to 65535."
 
+/*
+ * Are these characters that mean nothing in a URL: [0-9A-Za-z_.-]?
+ */
+static bool
+is_plain(const char *s, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+	{
+		if (!((s[i] >= '0' && s[i] <= '9') || (s[i] >= 'A' && s[i] <= 'Z') ||
+			  (s[i] >= 'a' && s[i] <= 'z') ||
+			  s[i] == '_' || s[i] == '.' || s[i] == '-'))
+			return false;
+	}
+	return true;
+}
+
 
 /*
  * URLs
@@ -69,8 +85,6 @@ url_parse_port(UrlParts *parts, const char *port, size_t len)
 static const char *
 url_parse_host(UrlParts *parts, const char *authority, size_t len)
 {
-	static const char name[] = "0123456789abcdefghijklmnopqrstuvwxyz"
-							   "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.";
 	const char *end = authority + len;
 	const char *host = authority;
 	const char *host_end;
@@ -95,8 +109,8 @@ url_parse_host(UrlParts *parts, const char *authority, size_t len)
 			return HOST_RULE;
 		host_end++;
 	}
-	else if (strspn(parts->host, name) != strlen(parts->host) ||
-			 parts->host[0] == '.' || strstr(parts->host, "..") != NULL)
+	else if (!is_plain(host, host_end - host) || host[0] == '.' ||
+			 strstr(parts->host, "..") != NULL)
 		return HOST_RULE;
 
 	return url_parse_port(parts, host_end, end - host_end);
@@ -106,8 +120,8 @@ url_parse_host(UrlParts *parts, const char *authority, size_t len)
  * validate_url
  *		Fill "parts" from an http or https URL.
  *
- * Returns NULL, or why the URL is
- * refused: a sentence that does not quote it, since it may hold a password.
+ * Returns NULL, or why the URL is refused: a sentence that does not quote it,
+ * since it may hold a password.
  *
  * Strict on purpose.  Two parsers that read one URL differently are how a
  * request reaches a host that nobody named, and what stands behind this one
@@ -203,6 +217,17 @@ validate_is_loopback(const char *host)
  * API keys
  */
 
+/*
+ * The length of a key file's content without the line ends behind it.
+ */
+static size_t
+key_length(const char *content, size_t len)
+{
+	while (len > 0 && (content[len - 1] == '\n' || content[len - 1] == '\r'))
+		len--;
+	return len;
+}
+
 /* What people put around a key, in shells and programs. */
 static const char key_quotes[] = {'"', '\'', '`'};
 
@@ -257,8 +282,7 @@ key_is_assignment(const char *key, size_t len)
 const char *
 validate_key_hint(const char *key, size_t len)
 {
-	while (len > 0 && (key[len - 1] == '\n' || key[len - 1] == '\r'))
-		len--;
+	len = key_length(key, len);
 	if (len == 0)
 		return NULL;
 	if (key_is_assignment(key, len) || key_begins_with(key, len, "export "))
@@ -301,8 +325,7 @@ validate_api_key(const char *key, size_t len)
 size_t
 validate_key_file(const char *content, size_t len)
 {
-	while (len > 0 && (content[len - 1] == '\n' || content[len - 1] == '\r'))
-		len--;
+	len = key_length(content, len);
 	return validate_api_key(content, len) ? len : 0;
 }
 
@@ -315,22 +338,12 @@ validate_key_file(const char *content, size_t len)
  * validate_task_id
  *		Is this a task id?
  *
- * It becomes a segment of the URL's path, so only
- * characters that mean nothing there are let in, and no dot segment.
+ * It becomes a segment of the URL's path, so it is no dot segment.
  */
 bool
 validate_task_id(const char *task_id, size_t len)
 {
-	if (len < 1 || len > MAX_TASK_ID_LENGTH)
-		return false;
-	for (size_t i = 0; i < len; i++)
-	{
-		char		c = task_id[i];
-
-		if (!((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
-			  (c >= 'a' && c <= 'z') || c == '_' || c == '.' || c == '-'))
-			return false;
-	}
-	return !(len == 1 && task_id[0] == '.') &&
+	return len >= 1 && len <= MAX_TASK_ID_LENGTH && is_plain(task_id, len) &&
+		!(len == 1 && task_id[0] == '.') &&
 		!(len == 2 && task_id[0] == '.' && task_id[1] == '.');
 }

@@ -298,6 +298,11 @@ is_same(
 	{
 		$messages{ $1 =~ s/\\"/"/gr =~ s/%%/%/gr =~ s/%\w/.../gr } = 1;
 	}
+	while ($sources =~ /problem->message = "((?:[^"\\]|\\.)*)"/g)
+	{
+		$messages{ $1 =~ s/\\"/"/gr =~ s/%\w/.../gr
+			  =~ s/^could not \w+/could not .../r } = 1;
+	}
 	is_same(
 		[
 			map { $_->[0] =~ s/`.*//r } AnyvodDoc->new('doc/operations.md')
