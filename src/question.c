@@ -28,7 +28,6 @@
 #include "schedule.h"
 #include "stat.h"
 #include "tracker.h"
-#include "server/settings.h"
 #include "writer.h"
 
 #define SECOND INT64CONST(1000000)
