@@ -48,10 +48,8 @@ OBJS = \
 	src/queue.o \
 	src/response/answer.o \
 	src/response/document.o \
-	src/response/outline.o \
 	src/response/sanitize.o \
 	src/response/to_datum.o \
-	src/response/tree.o \
 	src/response/value.o \
 	src/schedule.o \
 	src/server/options.o \

@@ -27,7 +27,6 @@
 
 #include "response/to_datum.h"
 #include "signature.h"
-#include "response/tree.h"
 
 /* Bytes that are converted at once. */
 #define RESULT_CHUNK 65536
@@ -131,20 +130,6 @@ result_to_utf8(const char *text, size_t len, size_t *utf8_len)
 	return out.data;
 }
 
-/* Read an answer as jsonb. */
-static Datum
-result_read_jsonb(const Answer *answer)
-{
-	Datum		result;
-	char	   *json;
-
-	if (result_is_utf8() &&
-		tree_make(answer->json, answer->json_len, &result))
-		return result;
-	json = result_cstring(answer->json, answer->json_len);
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
-}
-
 /*
  * The whole answer as jsonb; false if jsonb cannot hold it, a number of
  * 200,000 digits for one, and then why.
@@ -161,7 +146,9 @@ result_try_jsonb(const Answer *answer, Datum *result, char **why)
 	Assert(answer->json != NULL);
 	PG_TRY();
 	{
-		*result = result_read_jsonb(answer);
+		char	   *json = result_cstring(answer->json, answer->json_len);
+
+		*result = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
 	}
 	PG_CATCH();
 	{
