@@ -59,6 +59,8 @@ OBJS = \
 	src/settled.o \
 	src/signature.o \
 	src/sql/bar.o \
+	src/sql/errors.o \
+	src/sql/parse.o \
 	src/sql/query.o \
 	src/sql/query_many.o \
 	src/sql/request.o \

@@ -108,6 +108,16 @@ compat_wait_event(const char *name)
 #endif
 }
 
+/*
+ * May an internal subtransaction begin?  Before 17 not while a parallel plan
+ * is executed.  (For files that include access/xact.h.)
+ */
+#if PG_VERSION_NUM >= 170000
+#define compat_may_begin_subtransaction() true
+#else
+#define compat_may_begin_subtransaction() (!IsInParallelMode())
+#endif
+
 #endif							/* !FRONTEND */
 
 /*

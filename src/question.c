@@ -481,8 +481,6 @@ question_read_answer(Question *ask, Answer *answer)
 	{
 		answer_read(answer, request->status, request->content_type,
 					request->body, request->body_len);
-		if (!http_is_answer(request, ask->task->task_id, answer->task_id))
-			answer_disown(answer);
 		done = true;
 	}
 	PG_CATCH();
