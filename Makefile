@@ -57,8 +57,6 @@ OBJS = \
 	src/server/validate.o \
 	src/server/watch.o \
 	src/settled.o \
-	src/signature.o \
-	src/sql/bar.o \
 	src/sql/errors.o \
 	src/sql/parse.o \
 	src/sql/query.o \

@@ -46,7 +46,6 @@
 #include "utils/varlena.h"
 
 #include "server/options.h"
-#include "signature.h"
 #include "server/validate.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
@@ -473,20 +472,16 @@ warn_cleartext(const OptionValues *values)
 Datum
 anyvod_fdw_validator(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTARRAYOID, OIDOID};
-	List	   *options;
-	Oid			catalog;
+	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid			catalog = PG_GETARG_OID(1);
 	OptionValues values;
 
-	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
-	options = untransformRelOptions(PG_GETARG_DATUM(0));
-	catalog = PG_GETARG_OID(1);
 	if (catalog == ForeignTableRelationId || catalog == AttributeRelationId)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("foreign-data wrapper \"%s\" does not support foreign tables",
 						OPTION_EXTENSION),
-				 errhint("TaskRequest with anyvod_query(), or insert into anyvod_tasks.")));
+				 errhint("Use anyvod_query(), or insert into anyvod_tasks.")));
 
 	option_set_defaults(&values);
 	option_store_all(&values, options, catalog);
