@@ -189,7 +189,7 @@ is_same(
 # Options: the validator says which there are, and what they take.
 #
 
-my %defined = $sources =~ /^#define UPSTREAM_(\w+) (.+)$/mg;
+my %defined = $sources =~ /^#define SERVER_(\w+) (.+)$/mg;
 my %factor = (kB => 1024, MB => 1024 * 1024, ms => 1, s => 1000, d => 24 * 3600 * 1000);
 
 sub in_base_unit
@@ -258,7 +258,7 @@ is_same(
 	[ map { $_->[0] } $reference->table('Errors', 'SQLSTATE') ],
 	[
 		map { $sqlstate{$_} // $_ }
-		  $sources =~ /(?:errcode\(|sqlstate = )(ERRCODE_\w+)/g
+		  $sources =~ /(?:errcode\(|sqlstate = |= \{)(ERRCODE_\w+)/g
 	],
 	'errors');
 {
