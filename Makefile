@@ -35,10 +35,8 @@ OBJS = \
 	src/http/client.o \
 	src/http/event_loop.o \
 	src/http/handles.o \
-	src/http/poller.o \
-	src/http/pool.o \
+	src/http/loop.o \
 	src/http/result.o \
-	src/http/route.o \
 	src/launcher.o \
 	src/lister.o \
 	src/neighbour.o \

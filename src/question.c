@@ -374,6 +374,31 @@ question_on_auth(Question *ask, const Answer *answer, int64 now)
 		question_drop(ask);
 }
 
+/* How often a request was sent after the first time. */
+static int
+question_retries(const Question *ask)
+{
+	return Max(ask->request->attempts - 1, 0);
+}
+
+/* What is counted of a request that has ended. */
+static void
+question_count(const Question *ask, StatRequest *counted)
+{
+	const HttpRequest *request = ask->request;
+
+	*counted = (StatRequest){
+		.serverid = ask->serverid,
+		.umid = ask->umid,
+		.result = request->result,
+		.phase = request->phase,
+		.http_status = request->status,
+		.elapsed = request->elapsed,
+		.retries = question_retries(ask),
+		.connected = request->connected,
+	};
+}
+
 /* An answer has come and has been read. */
 static void
 question_on_answer(Question *ask, const Answer *answer, int64 now)
@@ -382,8 +407,10 @@ question_on_answer(Question *ask, const Answer *answer, int64 now)
 	const char *message = answer->error_message ?
 		answer->error_message :
 		answer->flaw_detail;
+	StatRequest counted;
 
-	stat_note_answer(ask->serverid, ask->umid, answer->verdict, ask->request);
+	question_count(ask, &counted);
+	stat_note_answer(&counted, answer->verdict);
 	switch (answer->verdict)
 	{
 		case ANSWER_RUNNING:
@@ -441,11 +468,14 @@ question_on_no_answer(Question *ask, int64 now)
 {
 	HttpRequest *request = ask->request;
 	const char *code = "broken_off";
+	StatRequest counted;
 
-	stat_note_no_answer(ask->serverid, ask->umid, request);
+	question_count(ask, &counted);
+	stat_note_no_answer(&counted);
 	switch (request->result)
 	{
 		case HTTP_NO_DESCRIPTOR:
+		case HTTP_NO_ROOM:
 		case HTTP_NO_MEMORY:
 			question_on_own_trouble(ask, now);
 			return;
@@ -495,7 +525,10 @@ question_read_answer(Question *ask, Answer *answer)
 	return done;
 }
 
-/* A question is over: read its answer, if any, and see to what follows. */
+/*
+ * A question is over: read its answer, if any, and see to what follows.  It is
+ * not over if its answer is about another task and is doubted.
+ */
 void
 question_end(Question *ask)
 {
@@ -503,13 +536,18 @@ question_end(Question *ask)
 	const QueueHealth *health;
 	Oid			serverid = ask->serverid;
 	Answer	   *answer = MemoryContextAlloc(ask->context, sizeof(Answer));
+	bool		complete = ask->request->result == HTTP_COMPLETE;
+	bool		read = complete && question_read_answer(ask, answer);
 	int64		now = monotonic_us();
 
-	http_keep(ask->request);
-	queue_note_end(ask->task);
-	if (ask->request->result != HTTP_COMPLETE)
+	if (read && answer->task_id != NULL &&
+		strcmp(answer->task_id, ask->task->task_id) != 0 &&
+		http_doubt(ask->request))
+		return;
+	queue_note_end(ask->task, question_retries(ask));
+	if (!complete)
 		question_on_no_answer(ask, now);
-	else if (question_read_answer(ask, answer))
+	else if (read)
 		question_on_answer(ask, answer, now);
 	else
 		question_on_own_trouble(ask, now);

@@ -880,12 +880,17 @@ queue_note_start(QueueTask *task, int64 now)
 	server->next_slot = Max(server->next_slot, now) + queue_spacing(server);
 }
 
-/* It is over.  What came of it is noted after this. */
+/*
+ * It is over, and was sent again so many times.  What came of it is noted
+ * after this.
+ */
 void
-queue_note_end(QueueTask *task)
+queue_note_end(QueueTask *task, int retries)
 {
 	QueueServer *server = task->account->server;
 
+	task->polls += retries;
+	server->next_slot += retries * queue_spacing(server);
 	server->in_flight--;
 	task->account->in_flight--;
 	server->suspects_in_flight -= queue_is_suspect(task);
@@ -897,7 +902,7 @@ queue_take_back(QueueTask *task)
 {
 	QueueServer *server = task->account->server;
 
-	queue_note_end(task);
+	queue_note_end(task, 0);
 	server->next_slot -= queue_spacing(server);
 	queue_put(task, task->due);
 }

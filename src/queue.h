@@ -144,7 +144,7 @@ extern const QueueTrouble *queue_trouble(const QueueTask *task, int64 now);
 
 extern void queue_note_limits(QueueServer *server, const ServerSettings *upstream);
 extern void queue_note_start(QueueTask *task, int64 now);
-extern void queue_note_end(QueueTask *task);
+extern void queue_note_end(QueueTask *task, int retries);
 extern void queue_take_back(QueueTask *task);
 extern void queue_note_success(QueueServer *server, int64 started);
 extern void queue_note_answer(QueueTask *task, int64 started);

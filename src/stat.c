@@ -634,11 +634,12 @@ stat_kind_name(int kind)
 
 /* A request has ended. */
 static void
-stat_note_end(Oid serverid, Oid umid, int kind, const HttpRequest *request)
+stat_note_end(const StatRequest *request, int kind)
 {
-	StatAccount *account = stat_find_account(serverid, umid);
+	StatAccount *account = stat_find_account(request->serverid, request->umid);
 
 	mine.counted.in_flight--;
+	mine.counted.figures.polls += request->retries;
 	mine.counted.figures.kinds[kind]++;
 	if (request->result == HTTP_COMPLETE)
 		mine.counted.figures.request_times[stat_bucket(request->elapsed)]++;
@@ -650,6 +651,7 @@ stat_note_end(Oid serverid, Oid umid, int kind, const HttpRequest *request)
 
 	account->in_flight = Max(account->in_flight - 1, 0);
 	account->figures.kinds[kind]++;
+	account->figures.requests += request->retries;
 	account->figures.connections += request->connected;
 	if (!stat_is_trouble(kind))
 	{
@@ -659,26 +661,21 @@ stat_note_end(Oid serverid, Oid umid, int kind, const HttpRequest *request)
 	account->trouble = kind;
 	account->result = request->result;
 	account->phase = request->phase;
-	account->http_status = request->status;
+	account->http_status = request->http_status;
 	account->trouble_at = GetCurrentTimestamp();
 }
 
 void
-stat_note_answer(Oid serverid, Oid umid, AnswerVerdict verdict,
-				 const HttpRequest *request)
+stat_note_answer(const StatRequest *request, AnswerVerdict verdict)
 {
-	stat_note_end(serverid, umid, verdict, request);
+	stat_note_end(request, verdict);
 }
 
-/* A request has ended without an answer, or with one that is too large. */
+/* A request has ended without a response, or with one that is too large. */
 void
-stat_note_no_answer(Oid serverid, Oid umid, const HttpRequest *request)
+stat_note_no_answer(const StatRequest *request)
 {
-	stat_note_end(serverid, umid,
-				  request->result == HTTP_TOO_LARGE ?
-					  ANSWER_UNREADABLE :
-					  STAT_NO_ANSWER,
-				  request);
+	stat_note_end(request, request->result == HTTP_TOO_LARGE ? ANSWER_UNREADABLE : STAT_NO_ANSWER);
 }
 
 /* A request has changed nothing in the table. */
@@ -1059,9 +1056,10 @@ stat_trouble_detail(const StatAccount *account)
 		case HTTP_TIMED_OUT:
 			return psprintf("timed out while %s", phase);
 		case HTTP_TOO_LARGE:
-			return "answer too large";
+			return "response too large";
 		case HTTP_NO_DESCRIPTOR:
 			return "no file descriptor left";
+		case HTTP_NO_ROOM:
 		case HTTP_NO_MEMORY:
 			return "no memory left";
 		default:

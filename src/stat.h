@@ -11,7 +11,7 @@
 #define ANYVOD_STAT_H
 
 #include "response/answer.h"
-#include "http/client.h"
+#include "http/result.h"
 #include "schedule.h"
 
 /* For the library's load, in the postmaster. */
@@ -21,16 +21,28 @@ extern void stat_init(void);
 extern void stat_note_restart(Oid database);
 extern void stat_forget(Oid database);
 
+/* A request that has ended, as far as it is counted. */
+typedef struct StatRequest
+{
+	Oid			serverid;
+	Oid			umid;
+	HttpResult	result;
+	HttpPhase	phase;
+	int			http_status;
+	int64		elapsed;		/* microseconds */
+	int			retries;		/* times that it was sent after the first */
+	bool		connected;		/* a connection was made for it */
+} StatRequest;
+
 /*
  * For the worker.  An account is a server and the user mapping with whose key
  * it is asked, InvalidOid for none.  "until" is microseconds of monotonic_us().
  */
 extern void stat_attach(void);
 extern void stat_note_request(Oid serverid, Oid umid);
-extern void stat_note_answer(Oid serverid, Oid umid, AnswerVerdict verdict,
-							 const HttpRequest *request);
-extern void stat_note_no_answer(Oid serverid, Oid umid,
-								const HttpRequest *request);
+extern void stat_note_answer(const StatRequest *request,
+							 AnswerVerdict verdict);
+extern void stat_note_no_answer(const StatRequest *request);
 extern void stat_note_unchanged(void);
 extern void stat_note_written(const Answer *answer, bool watched);
 extern void stat_note_error(const char *sqlstate);

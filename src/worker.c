@@ -358,6 +358,7 @@ worker_send_due(void)
 static void
 worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 {
+	char		path[SERVER_PATH_SIZE];
 	int64		now = monotonic_us();
 	Question   *ask;
 
@@ -386,8 +387,8 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	ask->serverid = account->upstream->serverid;
 	ask->userid = account->upstream->userid;
 	ask->umid = account->upstream->umid;
-	ask->request = http_prepare(worker.batch, account->upstream, task->task_id,
-								ask);
+	snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task->task_id);
+	ask->request = http_prepare(worker.batch, account->upstream, path, ask);
 	queue_note_start(task, now);
 	if (task->due <= now)
 		worker_send(ask, now);
@@ -621,7 +622,7 @@ worker_read(void)
 	HttpRequest *request;
 
 	while (writer_backlog() < WRITER_BACKLOG &&
-		   (request = http_finished(worker.batch)) != NULL)
+		   (request = http_take_finished(worker.batch)) != NULL)
 		question_end(request->tag);
 }
 
@@ -783,7 +784,7 @@ worker_end_turn(void)
 		worker_leave();
 	if (writer_backlog() > 0 ? writer_next() > monotonic_us() :
 							   (http_in_flight(worker.batch) == 0 &&
-								http_finished(worker.batch) == NULL))
+								!http_has_finished(worker.batch)))
 	{
 		launcher_end_turn();
 		proc_exit(0);
@@ -951,7 +952,7 @@ worker_turn(void)
 	}
 	if (timeout != 0)
 		timeout = worker_time_to_wait();
-	if (writer_backlog() < WRITER_BACKLOG && http_finished(worker.batch))
+	if (writer_backlog() < WRITER_BACKLOG && http_has_finished(worker.batch))
 		timeout = 0;
 	/* Waiting for a lock, or in a trigger, may have reset the latch. */
 	if (timeout != 0 && worker_has_news())

@@ -1,23 +1,35 @@
 /*-------------------------------------------------------------------------
  *
- * waiter.h
+ * http/event_loop.h
  *		Waiting for sockets, the latch and the postmaster's end at once.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_WAITER_H
-#define ANYVOD_WAITER_H
+#ifndef ANYVOD_HTTP_EVENT_LOOP_H
+#define ANYVOD_HTTP_EVENT_LOOP_H
 
-#include "http/poller.h"
+/* What may be waited for at a descriptor. */
+#define EVENT_IN 1
+#define EVENT_OUT 2
+#define EVENT_CLOSED 4			/* its peer has closed the connection */
 
-extern void waiter_create(void);
-extern bool waiter_watch(int fd, int from, int to);
-extern void waiter_forget(int fd);
-extern int	waiter_only(void);
-extern void waiter_hold(int fd);
-extern uint32 waiter_wait(long timeout_ms);
-extern int	waiter_take(PollerEvent *events, bool ready);
+/* Events that are taken at once. */
+#define EVENT_LOOP_BATCH 128
 
-#endif							/* ANYVOD_WAITER_H */
+typedef struct Event
+{
+	int			fd;
+	bool		in;				/* it can be read */
+	bool		out;			/* it can be written */
+	bool		closed;			/* its peer has closed it, or it failed */
+	bool		failed;
+} Event;
+
+extern void event_loop_create(void);
+extern bool event_loop_set(int fd, int from, int to);
+extern uint32 event_loop_wait(long timeout_ms);
+extern int	event_loop_take(Event *events);
+
+#endif							/* ANYVOD_HTTP_EVENT_LOOP_H */

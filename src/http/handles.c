@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
- * target.c
- *		What the requests to one upstream have in common.
+ * http/handles.c
+ *		Endpoints and their easy handles.
  *
- * An upstream that is asked has a target: its base URL, its key as a header,
- * whom to trust, and easy handles with all that set up in them, which serve
- * one request after the other.  The targets asked last are kept.
+ * The requests of one ServerSettings share an endpoint: its base URL, its key
+ * as a header, whom to trust, and easy handles with all that set up in them,
+ * which serve one request after the other.  The endpoints used last are kept.
  *
  * The key leaves this file in the Authorization header only.  Nothing here
  * throws; memory that libcurl points to comes from malloc.
@@ -16,108 +16,169 @@
  */
 #include "postgres.h"
 
-#include <curl/curl.h>
+#include <limits.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include "common/hashfn.h"
+#include "storage/fd.h"
 
-#include "compat.h"
-#include "http/handles.h"
-#include "server/validate.h"
+#include "http/internal.h"
 
-/* The path of a question; the task id follows. */
-#define TARGET_PATH "/tencent-vod/v1/query/"
+/* Endpoints whose handles are kept ready; the least recently used go. */
+#define MAX_ENDPOINTS 64
 
-/* Upstreams whose handles are kept ready; the least recently used go. */
-#define TARGET_MAX_TARGETS 64
+/* Idle handles kept, of all endpoints; or as many as there may be requests. */
+#define MIN_IDLE_HANDLES 256
 
-/* Idle handles kept in all; or as many as there may be connections. */
-#define TARGET_IDLE_HANDLES 256
+/* Room for a path behind a base URL; "validate.h" bounds task ids. */
+#define MAX_PATH 512
 
-static dlist_head targets = DLIST_STATIC_INIT(targets);
-static int	ntargets = 0;
-static int	nidle = 0;			/* handles, of all targets */
-static int	max_connections = 0;
+static dlist_head endpoints = DLIST_STATIC_INIT(endpoints);
+static int	n_endpoints = 0;
+static int	n_idle = 0;
+
+static HttpAuthorities *all_authorities = NULL;
 
 
-/* Free a handle. */
+/*
+ * Authorities
+ */
+
+/*
+ * Have a file in memory hold a PEM text, so that libcurl parses it once and
+ * not for each connection.  libcurl knows it by its name, that is by its
+ * descriptor, which therefore stays open.  Without a descriptor it goes
+ * without.
+ */
 static void
-target_free_handle(HttpHandle *handle)
+authorities_make_file(HttpAuthorities *made)
+{
+	if (!COMPAT_KEEPS_CERTIFICATES || !AcquireExternalFD())
+		return;
+	made->fd = memfd_create("anyvod_ca", MFD_CLOEXEC);
+	if (made->fd >= 0 &&
+		write(made->fd, made->pem, made->len) == (ssize_t) made->len)
+	{
+		snprintf(made->path, sizeof(made->path), "/proc/self/fd/%d", made->fd);
+		return;
+	}
+	if (made->fd >= 0)
+		close(made->fd);
+	made->fd = -1;
+	ReleaseExternalFD();
+}
+
+/* The authorities of a PEM text; NULL without memory. */
+static HttpAuthorities *
+authorities_get(const char *pem, size_t len)
+{
+	HttpAuthorities *made;
+
+	for (made = all_authorities; made != NULL; made = made->next)
+	{
+		if (made->len == len && memcmp(made->pem, pem, len) == 0)
+			return made;
+	}
+	made = calloc(1, sizeof(HttpAuthorities));
+	if (made == NULL || (made->pem = malloc(len)) == NULL)
+	{
+		free(made);
+		return NULL;
+	}
+	memcpy(made->pem, pem, len);
+	made->len = len;
+	made->fd = -1;
+	authorities_make_file(made);
+	made->next = all_authorities;
+	all_authorities = made;
+	return made;
+}
+
+
+/*
+ * Endpoints
+ */
+
+static void
+handle_free(HttpHandle *handle)
 {
 	curl_easy_cleanup(handle->easy);
-	compat_url_free(handle->url);
 	free(handle);
 }
 
-/* Take the idle handle that was used last. */
+/* The idle handle of an endpoint that was used last. */
 static HttpHandle *
-target_pop_handle(HttpTarget *target)
+endpoint_pop_handle(HttpEndpoint *endpoint)
 {
-	HttpHandle *handle = target->idle;
+	HttpHandle *handle = endpoint->idle;
 
-	target->idle = handle->next;
-	nidle--;
+	endpoint->idle = handle->next;
+	n_idle--;
 	return handle;
 }
 
-/* Free an idle handle of the least recently used target that has one. */
+/* Free an endpoint that no transfer uses. */
 static void
-target_free_idle(void)
+endpoint_free(HttpEndpoint *endpoint)
+{
+	Assert(endpoint->in_use == 0);
+	while (endpoint->idle != NULL)
+		handle_free(endpoint_pop_handle(endpoint));
+	for (struct curl_slist *header = endpoint->headers; header;
+		 header = header->next)
+		explicit_bzero(header->data, strlen(header->data));
+	curl_slist_free_all(endpoint->headers);
+	free(endpoint->url);
+	free(endpoint->proxy);
+	free(endpoint);
+}
+
+/* Free the least recently used endpoint that no transfer uses. */
+static void
+endpoint_evict(void)
 {
 	dlist_iter	iter;
 
-	dlist_reverse_foreach(iter, &targets)
+	dlist_reverse_foreach(iter, &endpoints)
 	{
-		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
+		HttpEndpoint *endpoint = dlist_container(HttpEndpoint, node, iter.cur);
 
-		if (target->idle != NULL)
-		{
-			target_free_handle(target_pop_handle(target));
-			return;
-		}
+		if (endpoint->in_use > 0)
+			continue;
+		dlist_delete(&endpoint->node);
+		n_endpoints--;
+		endpoint_free(endpoint);
+		return;
 	}
-}
-
-/* Free a target that no request uses. */
-static void
-target_free(HttpTarget *target)
-{
-	Assert(target->in_use == 0);
-	while (target->idle != NULL)
-		target_free_handle(target_pop_handle(target));
-	for (struct curl_slist *header = target->headers; header;
-		 header = header->next)
-		explicit_bzero(header->data, strlen(header->data));
-	curl_slist_free_all(target->headers);
-	free(target->url);
-	free(target->proxy);
-	free(target->ca_pem);
-	if (target->route != NULL)
-		route_drop(target->route);
-	free(target);
 }
 
 /* Append to a header list; false, and the list as it was, without memory. */
 static bool
-target_add_header(struct curl_slist **headers, const char *header)
+endpoint_add_header(HttpEndpoint *endpoint, const char *header)
 {
-	struct curl_slist *longer = curl_slist_append(*headers, header);
+	struct curl_slist *longer = curl_slist_append(endpoint->headers, header);
 
 	if (longer == NULL)
 		return false;
-	*headers = longer;
+	endpoint->headers = longer;
 	return true;
 }
 
-/* Make the header list of a target, the one place where the key goes. */
+/*
+ * Make the headers, the one place where the key goes.  (The first one keeps
+ * libcurl from asking for a compressed response, which it could read.)
+ */
 static bool
-target_set_headers(HttpTarget *target, const char *api_key)
+endpoint_set_headers(HttpEndpoint *endpoint, const char *api_key)
 {
 	static const char scheme[] = "Authorization: Bearer ";
+	struct curl_slist *last;
 	size_t		size;
 	char	   *header;
 	bool		ok;
 
-	if (!target_add_header(&target->headers, "Accept: application/json"))
+	if (!endpoint_add_header(endpoint, "Accept-Encoding:") ||
+		!endpoint_add_header(endpoint, "Accept: application/json"))
 		return false;
 	if (api_key == NULL)
 		return true;
@@ -126,141 +187,75 @@ target_set_headers(HttpTarget *target, const char *api_key)
 	if (header == NULL)
 		return false;
 	snprintf(header, size, "%s%s", scheme, api_key);
-	ok = target_add_header(&target->headers, header);
+	ok = endpoint_add_header(endpoint, header);
 	explicit_bzero(header, size);
 	free(header);
-	if (ok)
-		target->api_key = target->headers->next->data + sizeof(scheme) - 1;
-	return ok;
+	if (!ok)
+		return false;
+	for (last = endpoint->headers; last->next != NULL;)
+		last = last->next;
+	endpoint->api_key = last->data + sizeof(scheme) - 1;
+	return true;
 }
 
-/* Copy what an upstream says into a new target; NULL without memory. */
-static HttpTarget *
-target_create(const ServerSettings *upstream)
+/* Copy what settings say into a new endpoint; NULL without memory. */
+static HttpEndpoint *
+endpoint_create(const ServerSettings *settings)
 {
-	HttpTarget *target = calloc(1, sizeof(HttpTarget));
+	HttpEndpoint *endpoint = calloc(1, sizeof(HttpEndpoint));
 
-	if (target == NULL)
+	if (endpoint == NULL)
 		return NULL;
-	target->id = upstream->id;
-	target->serverid = upstream->serverid;
-	target->max_concurrency = upstream->max_concurrency;
-	target->timeout = upstream->timeout;
-	target->connect_timeout = upstream->connect_timeout;
-	target->max_response_size = upstream->max_response_size;
-	target->tls = pg_strncasecmp(upstream->base_url, "https:", 6) == 0;
-	target->route = route_get(upstream);
-	target->proxy = strdup(upstream->proxy ? upstream->proxy : "");
-	target->url_prefix = strlen(upstream->base_url) + strlen(TARGET_PATH);
-	target->url_size = target->url_prefix + MAX_TASK_ID_LENGTH + 1;
-	target->url_path = strchr(upstream->base_url, ':') + 3 - upstream->base_url;
-	target->url_path += strcspn(upstream->base_url + target->url_path, "/");
-	target->url = malloc(target->url_size);
-	if (upstream->ca_pem != NULL)
+	endpoint->id = settings->id;
+	endpoint->timeout = settings->timeout;
+	endpoint->connect_timeout = settings->connect_timeout;
+	endpoint->max_response_size = settings->max_response_size;
+	endpoint->tls = pg_strncasecmp(settings->base_url, "https:", 6) == 0;
+	endpoint->kind = endpoint->tls ? HTTP_KIND_UNKNOWN : HTTP_KIND_SERIAL;
+	endpoint->window = INT_MAX;
+	endpoint->proxy = strdup(settings->proxy ? settings->proxy : "");
+	endpoint->base_len = strlen(settings->base_url);
+	endpoint->url = malloc(endpoint->base_len + MAX_PATH);
+	if (settings->ca_pem != NULL)
+		endpoint->authorities = authorities_get(settings->ca_pem,
+												settings->ca_pem_len);
+	if (endpoint->proxy == NULL || endpoint->url == NULL ||
+		(settings->ca_pem != NULL && endpoint->authorities == NULL) ||
+		!endpoint_set_headers(endpoint, settings->api_key))
 	{
-		target->ca_pem = malloc(upstream->ca_pem_len);
-		target->ca_pem_len = upstream->ca_pem_len;
-	}
-	if (target->route == NULL || target->proxy == NULL ||
-		target->url == NULL ||
-		(upstream->ca_pem != NULL && target->ca_pem == NULL) ||
-		!target_set_headers(target, upstream->api_key))
-	{
-		target_free(target);
+		endpoint_free(endpoint);
 		return NULL;
 	}
-	snprintf(target->url, target->url_size, "%s%s", upstream->base_url,
-			 TARGET_PATH);
-	if (upstream->ca_pem != NULL)
-		memcpy(target->ca_pem, upstream->ca_pem, upstream->ca_pem_len);
-	return target;
+	memcpy(endpoint->url, settings->base_url, endpoint->base_len);
+	dlist_init(&endpoint->queue);
+	dlist_init(&endpoint->connecting);
+	return endpoint;
 }
 
-/* Let the least recently used target go that no request uses. */
-static void
-target_evict(void)
+/* The endpoint of some settings, made if there is none; NULL without memory. */
+HttpEndpoint *
+endpoint_get(const ServerSettings *settings)
 {
+	HttpEndpoint *endpoint;
 	dlist_iter	iter;
 
-	dlist_reverse_foreach(iter, &targets)
+	dlist_foreach(iter, &endpoints)
 	{
-		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
-
-		if (target->in_use == 0)
+		endpoint = dlist_container(HttpEndpoint, node, iter.cur);
+		if (endpoint->id == settings->id)
 		{
-			dlist_delete(&target->node);
-			ntargets--;
-			target_free(target);
-			return;
+			dlist_move_head(&endpoints, &endpoint->node);
+			return endpoint;
 		}
 	}
-}
-
-/*
- * Count anew how many connections one host may be asked to bear.  Several
- * servers may lead to one host, and none may wait for another's questions, so
- * it is the sum of what they allow.
- */
-static void
-target_count_connections(void)
-{
-	dlist_iter	iter;
-	int			sum = 0;
-
-	dlist_foreach(iter, &targets)
-	{
-		HttpTarget *target = dlist_container(HttpTarget, node, iter.cur);
-		HttpTarget *other;
-		dlist_iter	earlier;
-		bool		counted = false;
-
-		dlist_foreach(earlier, &targets)
-		{
-			if (earlier.cur == iter.cur)
-				break;
-			other = dlist_container(HttpTarget, node, earlier.cur);
-			if (other->serverid == target->serverid)
-				counted = true;
-		}
-		if (!counted)
-			sum += target->max_concurrency;
-	}
-	max_connections = Max(sum, max_connections);
-}
-
-/* The target of an upstream; NULL without memory. */
-HttpTarget *
-target_get(const ServerSettings *upstream)
-{
-	HttpTarget *target;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &targets)
-	{
-		target = dlist_container(HttpTarget, node, iter.cur);
-		if (target->id == upstream->id)
-		{
-			dlist_move_head(&targets, &target->node);
-			return target;
-		}
-	}
-
-	target = target_create(upstream);
-	if (target == NULL)
+	endpoint = endpoint_create(settings);
+	if (endpoint == NULL)
 		return NULL;
-	if (ntargets >= TARGET_MAX_TARGETS)
-		target_evict();
-	dlist_push_head(&targets, &target->node);
-	ntargets++;
-	target_count_connections();
-	return target;
-}
-
-/* Connections to one host that all targets so far would allow. */
-int
-target_max_connections(void)
-{
-	return max_connections;
+	if (n_endpoints >= MAX_ENDPOINTS)
+		endpoint_evict();
+	dlist_push_head(&endpoints, &endpoint->node);
+	n_endpoints++;
+	return endpoint;
 }
 
 
@@ -268,95 +263,67 @@ target_max_connections(void)
  * Handles
  */
 
-static uint64
-target_hash(const char *task_id)
-{
-	return hash_bytes_extended((const unsigned char *) task_id,
-							   (int) strlen(task_id), 0);
-}
-
-/*
- * Has there been a question about this task, not long ago, by this target or
- * by one that may have connections in common with it?
- */
-bool
-target_has_asked(const HttpTarget *target, const char *task_id)
-{
-	uint64		hash = target_hash(task_id);
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &targets)
-	{
-		HttpTarget *other = dlist_container(HttpTarget, node, iter.cur);
-
-		if (route_gateway(other->route) != route_gateway(target->route))
-			continue;
-		for (int i = 0; i < TARGET_MAX_ASKED; i++)
-		{
-			if (other->asked[i] == hash)
-				return true;
-		}
-	}
-	return false;
-}
-
 /* Options that say whom to trust. */
 static CURLcode
-target_set_trust(CURL *easy, HttpTarget *target)
+handle_set_trust(CURL *easy, const HttpAuthorities *from)
 {
 	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	if (target->ca_pem != NULL)
-		return compat_set_ca_blob(easy, target->ca_pem, target->ca_pem_len);
-	return CURLE_OK;
+	HTTP_SET(easy, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	if (from == NULL)
+		return compat_set_authorities(easy, NULL, 0, NULL);
+	return compat_set_authorities(easy, from->pem, from->len,
+								  from->fd >= 0 ? from->path : NULL);
 }
 
 /*
  * Options that all requests have.  CURLOPT_PROXY is always set, to "" if
  * there is none: otherwise http_proxy in the environment would be obeyed and
- * would see the key.  There is no netrc, no cookie and no redirect.
+ * would see the key.  There is no netrc, no cookie and no redirect.  Over TLS
+ * the version is libcurl's choice: HTTP/2 where it can (7.62).
  */
 static CURLcode
-target_set_common(CURL *easy, HttpTarget *target)
+handle_set_common(CURL *easy, HttpEndpoint *endpoint)
 {
 	HTTP_SET(easy, CURLOPT_NOSIGNAL, 1L);
-	HTTP_SET(easy, CURLOPT_HTTPHEADER, target->headers);
+	HTTP_SET(easy, CURLOPT_HTTPHEADER, endpoint->headers);
 	HTTP_SET(easy, CURLOPT_HEADEROPT, (long) CURLHEADER_SEPARATE);
 	HTTP_SET(easy, CURLOPT_USERAGENT, "anyvod/" ANYVOD_VERSION);
-	HTTP_SET(easy, CURLOPT_PROXY, target->proxy);
+	HTTP_SET(easy, CURLOPT_ACCEPT_ENCODING, "");
+	HTTP_SET(easy, CURLOPT_PROXY, endpoint->proxy);
 	HTTP_SET(easy, CURLOPT_NOPROXY, "");
 	HTTP_SET(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
 	HTTP_SET(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	HTTP_SET(easy, CURLOPT_TIMEOUT_MS, target->timeout);
-	HTTP_SET(easy, CURLOPT_CONNECTTIMEOUT_MS, target->connect_timeout);
+	HTTP_SET(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) endpoint->connect_timeout);
 	HTTP_SET(easy, CURLOPT_MAXFILESIZE_LARGE,
-			 (curl_off_t) target->max_response_size);
+			 (curl_off_t) endpoint->max_response_size);
 	HTTP_SET(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-	HTTP_SET(easy, CURLOPT_HTTP_VERSION,
-			 target->tls ? (long) CURL_HTTP_VERSION_2TLS :
-						   (long) CURL_HTTP_VERSION_1_1);
+	HTTP_SET(easy, CURLOPT_PIPEWAIT, 1L);
+	if (!endpoint->tls)
+		HTTP_SET(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
 	return compat_set_safety(easy);
 }
 
-/*
- * The URL of a target, taken apart.  NULL without memory, and if the path has
- * something that libcurl writes in its own way when it takes a URL apart, but
- * not, or (7.88) in another way, when it is given the path alone.
- */
-static CompatUrl *
-target_create_url(const HttpTarget *target)
+/* Have libcurl call us about what a handle does. */
+static CURLcode
+handle_set_callbacks(HttpHandle *handle)
 {
-	const char *path = target->url + target->url_path;
+	CURL	   *easy = handle->easy;
 
-	if (strchr(path, '%') != NULL || strstr(path, "/.") != NULL)
-		return NULL;
-	return compat_url_create(target->url);
+	HTTP_SET(easy, CURLOPT_PRIVATE, handle);
+	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, loop_on_open);
+	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, handle);
+	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, loop_on_close);
+	HTTP_SET(easy, CURLOPT_WRITEFUNCTION, transfer_on_body);
+	HTTP_SET(easy, CURLOPT_WRITEDATA, handle);
+	HTTP_SET(easy, CURLOPT_ERRORBUFFER, handle->error);
+	return compat_set_on_send(easy, loop_on_send, handle);
 }
 
 /* Make a handle; NULL if that fails, and "code" says why. */
 static HttpHandle *
-target_create_handle(HttpTarget *target, CURLcode *code)
+handle_create(HttpEndpoint *endpoint, CURLcode *code)
 {
 	HttpHandle *handle = calloc(1, sizeof(HttpHandle));
 
@@ -365,80 +332,71 @@ target_create_handle(HttpTarget *target, CURLcode *code)
 		return NULL;
 	handle->easy = curl_easy_init();
 	if (handle->easy != NULL)
-		*code = target_set_common(handle->easy, target);
+		*code = handle_set_common(handle->easy, endpoint);
 	if (*code == CURLE_OK)
-		*code = target_set_trust(handle->easy, target);
+		*code = handle_set_trust(handle->easy, endpoint->authorities);
 	if (*code == CURLE_OK)
-	{
-		handle->url = target_create_url(target);
-		if (handle->url != NULL)
-			*code = compat_url_use(handle->easy, handle->url);
-	}
+		*code = handle_set_callbacks(handle);
 	if (*code == CURLE_OK)
 		return handle;
-	target_free_handle(handle);
+	handle_free(handle);
 	return NULL;
 }
 
-/*
- * Let a handle ask for the task whose URL that of the target is.  It is set as
- * text as well, which libcurl goes back to when it begins anew.
- */
+/* Point a handle at a transfer's URL, and give it the time that is left. */
 static CURLcode
-target_set_url(HttpTarget *target, HttpHandle *handle)
+handle_set_transfer(HttpHandle *handle, HttpTransfer *transfer)
 {
-	CURLcode	code = CURLE_OK;
+	HttpEndpoint *endpoint = transfer->endpoint;
+	int64		left = endpoint->timeout -
+		(transfer->dispatched - transfer->request.started) / 1000;
 
-	if (handle->url != NULL)
-		code = compat_url_set_path(handle->url,
-								   target->url + target->url_path);
-	if (code == CURLE_OK)
-		code = curl_easy_setopt(handle->easy, CURLOPT_URL, target->url);
-	return code;
+	strlcpy(endpoint->url + endpoint->base_len, transfer->path, MAX_PATH);
+	HTTP_SET(handle->easy, CURLOPT_URL, endpoint->url);
+	HTTP_SET(handle->easy, CURLOPT_TIMEOUT_MS, (long) Max(left, 1));
+	HTTP_SET(handle->easy, CURLOPT_FRESH_CONNECT, (long) transfer->fresh);
+	handle->error[0] = '\0';
+	handle->transfer = transfer;
+	return CURLE_OK;
 }
 
 /*
- * A handle that will ask for a task; NULL if there is none, and "code" says
- * why.
+ * A handle that will send the request of a transfer, which has been
+ * dispatched; NULL if there is none, and "code" says why.
  */
 HttpHandle *
-target_take_handle(HttpTarget *target, const char *task_id, CURLcode *code)
+endpoint_take_handle(HttpEndpoint *endpoint, HttpTransfer *transfer,
+					 CURLcode *code)
 {
 	HttpHandle *handle;
 
-	handle = target->idle != NULL ?
-		target_pop_handle(target) :
-		target_create_handle(target, code);
+	handle = endpoint->idle != NULL ?
+		endpoint_pop_handle(endpoint) :
+		handle_create(endpoint, code);
 	if (handle == NULL)
 		return NULL;
-	strlcpy(target->url + target->url_prefix, task_id,
-			target->url_size - target->url_prefix);
-	target->asked[target->nasked++ % TARGET_MAX_ASKED] = target_hash(task_id);
-	*code = target_set_url(target, handle);
+	*code = handle_set_transfer(handle, transfer);
 	if (*code == CURLE_OK)
 		return handle;
-	target_free_handle(handle);
+	handle_free(handle);
 	return NULL;
 }
 
 /*
- * Take back a handle.  One whose transfer came to its end serves another
- * request; one that was broken off does not.  As many are kept as there may be
- * requests at once: where these come and go in clumps, to make handles anew
- * would be a tenth of the work.
+ * Take back a handle.  One whose transfer came to its end serves another; one
+ * whose transfer was aborted does not.
  */
 void
-target_return_handle(HttpTarget *target, HttpHandle *handle, bool reusable)
+endpoint_return_handle(HttpEndpoint *endpoint, HttpHandle *handle,
+					   bool reusable)
 {
-	if (!reusable)
+	if (!reusable || n_idle >= Max(loop_max_connections(), MIN_IDLE_HANDLES))
 	{
-		target_free_handle(handle);
+		handle_free(handle);
 		return;
 	}
-	handle->request = NULL;
-	handle->trouble[0] = '\0';
-	handle->next = target->idle;
-	target->idle = handle;
-	if (++nidle > Max(max_connections, TARGET_IDLE_HANDLES))
-		target_free_idle();
+	handle->transfer = NULL;
+	handle->next = endpoint->idle;
+	endpoint->idle = handle;
+	n_idle++;
 }

@@ -1,36 +1,201 @@
 /*-------------------------------------------------------------------------
  *
- * handle.h
- *		An easy handle of libcurl, and what belongs to it.
+ * http/internal.h
+ *		What the files of http/ share.  No other file includes this.
  *
- * Only http.c and what it is made of include this.
+ * client.c has the life of a request, loop.c the multi handles, sockets and
+ * the queue, handles.c the easy handles, result.c how a transfer ended.
+ *
+ * A transfer is a request and what libcurl needs of it:
+ *
+ *		http_prepare()
+ *		    |
+ *		PREPARED
+ *		    | http_begin()
+ *		    v                                 refused by the gateway before
+ *		 QUEUED <--------------------------+  it was processed: sent again
+ *		  |   | loop_dispatch()            |
+ *		  |   v                            |
+ *		  | CONNECTING --------------------+  has no connection yet
+ *		  |   |    | the request goes out  |
+ *		  |   |    v                       |
+ *		  |   |  SENT ---------------------+
+ *		  v   v    v
+ *		 FINISHED                             result, body and times are good
+ *
+ * http_release() frees it in any state, and aborts what is in flight.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_HANDLE_H
-#define ANYVOD_HANDLE_H
+#ifndef ANYVOD_HTTP_INTERNAL_H
+#define ANYVOD_HTTP_INTERNAL_H
 
 #include <curl/curl.h>
+#include <signal.h>
 
-#include "compat.h"
 #include "http/client.h"
+#include "http/curl_compat.h"
+#include "lib/ilist.h"
+
+/* Set an option of an easy handle, or return why that failed. */
+#define HTTP_SET(easy, option, value) \
+	do { \
+		CURLcode	set_ = curl_easy_setopt(easy, option, value); \
+		if (set_ != CURLE_OK) \
+			return set_; \
+	} while (0)
+
+typedef enum HttpState
+{
+	HTTP_PREPARED,
+	HTTP_QUEUED,
+	HTTP_CONNECTING,
+	HTTP_SENT,
+	HTTP_FINISHED,
+} HttpState;
+
+/* What the connections to an endpoint carry. */
+typedef enum HttpKind
+{
+	HTTP_KIND_UNKNOWN,			/* no response has come yet */
+	HTTP_KIND_SERIAL,			/* one request at a time: HTTP/1 */
+	HTTP_KIND_MULTIPLEXED,		/* many at once: HTTP/2 */
+} HttpKind;
+
+/* A multi handle, which owns its connections. */
+typedef struct HttpMulti
+{
+	dlist_node	node;			/* in the list of all */
+	CURLM	   *curl;
+	HttpKind	kind;			/* SERIAL or MULTIPLEXED */
+	int64		created;		/* monotonic_us() */
+	int			in_flight;		/* easy handles in it */
+	int			connections;	/* that it may have; descriptors reserved */
+	bool		has_messages;	/* transfers may have ended */
+	bool		timer_set;
+	int64		timer;			/* when libcurl wants to be called, 0: now */
+} HttpMulti;
 
 /*
  * An easy handle, which serves one request after the other.  All options but
- * the URL are set once.
+ * the URL and the timeout are set once.
  */
 typedef struct HttpHandle
 {
 	CURL	   *easy;
-	CompatUrl  *url;			/* taken apart; NULL: libcurl does that */
-	struct HttpHandle *next;	/* in its target's list, if idle */
-	HttpRequest *request;		/* which it serves, NULL if none */
-	struct HttpPool *pool;		/* that it was put into last, NULL: none */
-	bool		in_pool;		/* and is in */
-	bool		bound;			/* the callbacks and the trouble are set */
-	char		trouble[CURL_ERROR_SIZE];	/* libcurl's words */
+	struct HttpHandle *next;	/* in its endpoint's list, if idle */
+	struct HttpTransfer *transfer;	/* which it serves, NULL if none */
+	char		error[CURL_ERROR_SIZE]; /* libcurl's message */
 } HttpHandle;
 
-#endif							/* ANYVOD_HANDLE_H */
+/* Whom to trust: a PEM text, which endpoints share.  It is never freed. */
+typedef struct HttpAuthorities
+{
+	struct HttpAuthorities *next;
+	char	   *pem;
+	size_t		len;
+	int			fd;				/* of a file in memory, -1: none */
+	char		path[32];		/* of that */
+} HttpAuthorities;
+
+/* Where the requests of one ServerSettings go, and what they have in common. */
+typedef struct HttpEndpoint
+{
+	dlist_node	node;			/* in the list of all, last used first */
+	uint64		id;				/* the ServerSettings' */
+	int			in_use;			/* transfers not yet released */
+
+	/* what handles.c sets up in each handle */
+	struct curl_slist *headers; /* holds the key */
+	const char *api_key;		/* the place in it, NULL: none */
+	char	   *url;			/* base URL, room for a path behind it */
+	size_t		base_len;		/* length of the base URL */
+	char	   *proxy;			/* "" if none: never the environment's */
+	HttpAuthorities *authorities;	/* NULL: the system's */
+	int			timeout;		/* milliseconds */
+	int			connect_timeout;	/* milliseconds */
+	size_t		max_response_size;	/* bytes */
+	bool		tls;			/* the base URL is https */
+	HttpHandle *idle;			/* handles, the one used last first */
+
+	/* what loop.c knows */
+	HttpKind	kind;
+	bool		has_own_names;	/* see http_doubt() */
+	int			in_flight;		/* transfers that libcurl has */
+	int			sent;			/* those of them that are SENT */
+	int			window;			/* that there may be, fewer after refusals */
+	dlist_node	queued_node;	/* in the loop's list, if "queue" is not empty */
+	dlist_head	queue;			/* QUEUED transfers, the oldest first */
+	dlist_head	connecting;		/* CONNECTING transfers, the oldest first */
+} HttpEndpoint;
+
+typedef struct HttpTransfer
+{
+	HttpRequest request;		/* first: what callers see */
+	HttpState	state;
+	HttpBatch  *batch;
+	HttpEndpoint *endpoint;		/* NULL: there was no memory for it */
+	HttpHandle *handle;			/* while libcurl has it, else NULL */
+	HttpMulti  *multi;			/* the same */
+	dlist_node	batch_node;		/* in a list of its batch */
+	dlist_node	loop_node;		/* QUEUED, CONNECTING: in its endpoint's list */
+	int64		dispatched;		/* when libcurl got it, monotonic_us() */
+	size_t		body_size;		/* allocated, but for the terminator */
+	int			refusals;		/* times that the gateway refused it */
+	bool		fresh;			/* goes over a new connection: http_doubt() */
+	curl_socket_t socket;		/* that the response came over */
+	bool		redacted;		/* the key is not in what callers see */
+	bool		opened;			/* a socket was opened for it */
+	bool		denied;			/* a descriptor was refused to it */
+	bool		too_large;		/* its body passed the limit */
+	bool		no_room;		/* its body did not fit beside others */
+	bool		no_memory;
+	char		path[FLEXIBLE_ARRAY_MEMBER];
+} HttpTransfer;
+
+struct HttpBatch
+{
+	dlist_head	active;			/* transfers that have not finished */
+	dlist_head	finished;
+	dlist_head	taken;			/* finished, and given to the caller */
+	int			in_flight;		/* length of "active" */
+	size_t		body_bytes;		/* allocated to bodies */
+	MemoryContext context;
+	MemoryContextCallback callback;
+};
+
+/* client.c */
+extern void transfer_finish(HttpTransfer *transfer);
+extern size_t transfer_on_body(char *data, size_t one, size_t len, void *arg);
+
+/* loop.c */
+extern void loop_init(void);
+extern int	loop_max_connections(void);
+extern void loop_enqueue(HttpTransfer *transfer, bool first);
+extern void loop_close_desynchronised(const HttpTransfer *transfer);
+extern void loop_remove(HttpTransfer *transfer);
+extern curl_socket_t loop_on_open(void *arg, curlsocktype purpose,
+								  struct curl_sockaddr *address);
+extern int	loop_on_close(void *arg, curl_socket_t fd);
+extern int	loop_on_send(void *arg, char *to, char *from, int to_port,
+						 int from_port);
+extern void loop_block_signals(sigset_t *saved);
+extern void loop_restore_signals(const sigset_t *saved);
+
+/* handles.c */
+extern HttpEndpoint *endpoint_get(const ServerSettings *settings);
+extern HttpHandle *endpoint_take_handle(HttpEndpoint *endpoint,
+										HttpTransfer *transfer,
+										CURLcode *code);
+extern void endpoint_return_handle(HttpEndpoint *endpoint, HttpHandle *handle,
+								   bool reusable);
+
+/* result.c */
+extern void result_take(HttpTransfer *transfer, CURLcode code);
+extern void result_not_started(HttpTransfer *transfer, CURLcode why);
+extern bool result_is_refused(const HttpTransfer *transfer, CURLcode code);
+extern void result_redact(HttpTransfer *transfer);
+
+#endif							/* ANYVOD_HTTP_INTERNAL_H */

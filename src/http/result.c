@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * outcome.c
+ * http/result.c
  *		How a transfer ended.
  *
- * libcurl's result, its times and what our callbacks noted become an outcome,
- * a phase and words; the key is blacked out wherever a gateway repeated it.
- * Nothing here throws.
+ * libcurl's code, its times and what our callbacks noted become a result, a
+ * phase and a message.  The key is blacked out wherever a gateway repeated it.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -14,15 +13,16 @@
 #include "postgres.h"
 
 #include <ctype.h>
-#include <curl/curl.h>
 
-#include "clock.h"
-#include "compat.h"
-#include "http/result.h"
-#include "http/handles.h"
+#include "miscadmin.h"
 
-/* Shorter than any key: an answer may hold it by chance. */
-#define OUTCOME_SHORTEST_KEY 8
+#include "http/internal.h"
+
+/* Shorter than any key: a response may hold it by chance. */
+#define SHORTEST_KEY 8
+
+/* Bytes that are looked at between two interrupt checks; under 1 ms. */
+#define REDACT_STEP (256 * 1024)
 
 
 /*
@@ -31,7 +31,7 @@
 
 /* One of libcurl's times of a transfer, 0 if it did not come to that. */
 static curl_off_t
-outcome_time(CURL *easy, CURLINFO which)
+result_time(CURL *easy, CURLINFO which)
 {
 	curl_off_t	time = 0;
 
@@ -39,108 +39,111 @@ outcome_time(CURL *easy, CURLINFO which)
 	return time;
 }
 
-/* What a proxy said when it was asked for a tunnel; 0: nothing. */
+/* One of libcurl's numbers about a transfer. */
 static long
-outcome_proxy_status(const HttpRequest *request)
+result_number(CURL *easy, CURLINFO which)
 {
-	long		status = 0;
+	long		number = 0;
 
-	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_HTTP_CONNECTCODE,
-							 &status);
-	return status;
+	(void) curl_easy_getinfo(easy, which, &number);
+	return number;
 }
 
-/* Has a socket of the request been connected? */
+/* Has a socket of the transfer been connected? */
 static bool
-outcome_connected(const HttpRequest *request, CURLcode result)
+result_connected(const HttpTransfer *transfer, CURLcode code)
 {
-	if (request->connected || outcome_proxy_status(request) != 0 ||
-		outcome_time(request->handle->easy, CURLINFO_CONNECT_TIME_T) > 0)
+	CURL	   *easy = transfer->handle->easy;
+
+	if (transfer->request.connected ||
+		result_number(easy, CURLINFO_HTTP_CONNECTCODE) != 0 ||
+		result_time(easy, CURLINFO_CONNECT_TIME_T) > 0)
 		return true;
-	return request->opened && result != CURLE_COULDNT_CONNECT &&
-		result != CURLE_OPERATION_TIMEDOUT;
+	return transfer->opened && code != CURLE_COULDNT_CONNECT &&
+		code != CURLE_OPERATION_TIMEDOUT;
 }
 
 /*
- * Has the question been sent?  When a transfer has failed libcurl (8.23) fills
- * in the times to which it has not come; older ones count what asks a proxy
- * for a tunnel as sent.
+ * Has the request been sent?  The size alone would count what asks a proxy for
+ * a tunnel, and the time alone is filled in by some versions when a transfer
+ * has failed.
  */
 static bool
-outcome_sent(const HttpRequest *request)
+result_sent(const HttpTransfer *transfer)
 {
-	long		size = 0;
+	CURL	   *easy = transfer->handle->easy;
 
-	(void) curl_easy_getinfo(request->handle->easy, CURLINFO_REQUEST_SIZE,
-							 &size);
-	return size > 0 &&
-		outcome_time(request->handle->easy, CURLINFO_PRETRANSFER_TIME_T) > 0;
+	return result_number(easy, CURLINFO_REQUEST_SIZE) > 0 &&
+		result_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0;
 }
 
-/* How far did a request come? */
+/* How far did a transfer come? */
 static HttpPhase
-outcome_phase(const HttpRequest *request, CURLcode result)
+result_phase(const HttpTransfer *transfer, CURLcode code)
 {
-	const HttpTarget *target = request->target;
+	const HttpEndpoint *endpoint = transfer->endpoint;
+	CURL	   *easy = transfer->handle->easy;
 
-	if (result == CURLE_COULDNT_RESOLVE_HOST ||
-		result == CURLE_COULDNT_RESOLVE_PROXY)
+	if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
-	if (outcome_sent(request) && result != CURLE_COULDNT_CONNECT)
+	if (result_sent(transfer) && code != CURLE_COULDNT_CONNECT)
 		return HTTP_PHASE_RESPONSE;
-	if (outcome_connected(request, result))
+	if (result_connected(transfer, code))
 	{
-		if (target->proxy[0] != '\0' &&
-			outcome_proxy_status(request) / 100 != 2)
+		if (endpoint->proxy[0] != '\0' &&
+			result_number(easy, CURLINFO_HTTP_CONNECTCODE) / 100 != 2)
 			return HTTP_PHASE_PROXY;
-		return target->tls ? HTTP_PHASE_TLS : HTTP_PHASE_RESPONSE;
+		return endpoint->tls ? HTTP_PHASE_TLS : HTTP_PHASE_RESPONSE;
 	}
-	if (result == CURLE_COULDNT_CONNECT ||
-		outcome_time(request->handle->easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
+	if (code == CURLE_COULDNT_CONNECT ||
+		result_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
 		return HTTP_PHASE_CONNECT;
 	return HTTP_PHASE_DNS;
 }
 
 /*
- * Has memory that was refused been for the header?  libcurl (before 8.6) says
- * the same of a line that is too long, more than 100 kB.
+ * Was the memory that libcurl could not get for a header line that is too
+ * long (before 8.6)?
  */
 static bool
-outcome_too_long(const HttpRequest *request)
+result_header_too_long(const HttpTransfer *transfer)
 {
-	return request->body_len == 0 &&
+	return transfer->request.body_len == 0 &&
 		curl_version_info(CURLVERSION_NOW)->version_num <
 		CURL_VERSION_BITS(8, 6, 0) &&
-		outcome_time(request->handle->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
+		result_time(transfer->handle->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
 }
 
 /*
- * What libcurl's result, what our callbacks noted, and how far it came amount
- * to.
+ * What libcurl's code, what our callbacks noted, and how far the transfer came
+ * amount to.
  */
 static HttpResult
-outcome_kind(const HttpRequest *request, CURLcode result)
+result_classify(const HttpTransfer *transfer, CURLcode code)
 {
-	switch (result)
+	switch (code)
 	{
 		case CURLE_OK:
 			return HTTP_COMPLETE;
 		case CURLE_OUT_OF_MEMORY:
-			return outcome_too_long(request) ? HTTP_BROKEN : HTTP_NO_MEMORY;
+			return result_header_too_long(transfer) ? HTTP_BROKEN :
+													  HTTP_NO_MEMORY;
 		case CURLE_OPERATION_TIMEDOUT:
 			return HTTP_TIMED_OUT;
 		case CURLE_FILESIZE_EXCEEDED:
 			return HTTP_TOO_LARGE;
 		case CURLE_WRITE_ERROR:
-			if (request->too_large)
+			if (transfer->too_large)
 				return HTTP_TOO_LARGE;
-			return request->no_memory ? HTTP_NO_MEMORY : HTTP_BROKEN;
-		case CURLE_COULDNT_CONNECT:
-			if (request->denied)
-				return HTTP_NO_DESCRIPTOR;
-			return request->no_memory ? HTTP_NO_MEMORY : HTTP_UNREACHABLE;
+			if (transfer->no_room)
+				return HTTP_NO_ROOM;
+			return transfer->no_memory ? HTTP_NO_MEMORY : HTTP_BROKEN;
 		default:
-			return request->phase < HTTP_PHASE_RESPONSE ?
+			if (transfer->denied)
+				return HTTP_NO_DESCRIPTOR;
+			if (transfer->no_memory)
+				return HTTP_NO_MEMORY;
+			return transfer->request.phase < HTTP_PHASE_RESPONSE ?
 				HTTP_UNREACHABLE :
 				HTTP_BROKEN;
 	}
@@ -152,19 +155,14 @@ outcome_kind(const HttpRequest *request, CURLcode result)
  * the host name, after OpenSSL has found nothing (0, or 1: unspecified).
  */
 static HttpCertificate
-outcome_certificate(CURL *easy, bool at_proxy)
+result_certificate(CURL *easy, bool at_proxy)
 {
 	struct curl_tlssessioninfo *session = NULL;
-	long		verified = -1;
 
 	(void) curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session);
 	if (session == NULL || session->backend != CURLSSLBACKEND_OPENSSL)
 		return HTTP_CERTIFICATE_REFUSED;
-	(void) curl_easy_getinfo(easy,
-							 at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT :
-										CURLINFO_SSL_VERIFYRESULT,
-							 &verified);
-	switch (verified)
+	switch (result_number(easy, at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT : CURLINFO_SSL_VERIFYRESULT))
 	{
 		case 0:
 		case 1:
@@ -183,6 +181,87 @@ outcome_certificate(CURL *easy, bool at_proxy)
 	}
 }
 
+/*
+ * Is it certain that the gateway has not processed a request that failed, so
+ * that it may be sent again?
+ *
+ * Over HTTP/2 a gateway that ends a connection says so (GOAWAY, REFUSED_STREAM);
+ * libcurl then sends the request again by itself, and gives up after 5 times.
+ * What was to go over a connection of others may also never have been sent, to
+ * the end of its connect_timeout, or (8.23) have met one that was closed.
+ */
+bool
+result_is_refused(const HttpTransfer *transfer, CURLcode code)
+{
+	static const char gave_up[] = "Connection died, tried ";
+	const HttpEndpoint *endpoint = transfer->endpoint;
+	CURL	   *easy = transfer->handle->easy;
+	bool		tried = strncmp(transfer->handle->error, gave_up,
+								strlen(gave_up)) == 0;
+
+	if (code == CURLE_OK || result_number(easy, CURLINFO_RESPONSE_CODE) != 0)
+		return false;
+	if (endpoint->kind == HTTP_KIND_MULTIPLEXED)
+		return (code == CURLE_RECV_ERROR && tried) ||
+			(endpoint->sent > 0 && !transfer->opened &&
+			 result_number(easy, CURLINFO_REQUEST_SIZE) == 0);
+	return code == CURLE_SEND_ERROR && !tried && !transfer->opened;
+}
+
+/* A transfer has ended with this code: take what is worth knowing. */
+void
+result_take(HttpTransfer *transfer, CURLcode code)
+{
+	HttpRequest *request = &transfer->request;
+	CURL	   *easy = transfer->handle->easy;
+	char	   *content_type = NULL;
+
+	request->phase = result_phase(transfer, code);
+	request->result = result_classify(transfer, code);
+	if (COMPAT_BAD_CERTIFICATE(code))
+		request->certificate =
+			result_certificate(easy, request->phase == HTTP_PHASE_PROXY);
+	request->status = (int) result_number(easy, CURLINFO_RESPONSE_CODE);
+	(void) curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type);
+	if (content_type != NULL &&
+		(transfer->endpoint->api_key == NULL ||
+		 strstr(content_type, transfer->endpoint->api_key) == NULL))
+		strlcpy(request->content_type, content_type,
+				Min(strcspn(content_type, "; \t") + 1,
+					sizeof(request->content_type)));
+	request->retry_after = compat_retry_after(easy);
+	if (code == CURLE_OK)
+		return;
+	strlcpy(request->error,
+			transfer->handle->error[0] != '\0' ? transfer->handle->error :
+												 curl_easy_strerror(code),
+			HTTP_ERROR_SIZE);
+	if (code == CURLE_OUT_OF_MEMORY && request->result == HTTP_BROKEN)
+		strlcpy(request->error, "A line of the header is too long",
+				HTTP_ERROR_SIZE);
+}
+
+/*
+ * A transfer could not be handed to libcurl.  (An option that this libcurl
+ * does not know is no lack of memory.)
+ */
+void
+result_not_started(HttpTransfer *transfer, CURLcode why)
+{
+	HttpRequest *request = &transfer->request;
+
+	if (transfer->denied)
+		request->result = HTTP_NO_DESCRIPTOR;
+	else if (why == CURLE_OUT_OF_MEMORY)
+		request->result = HTTP_NO_MEMORY;
+	else if (why == CURLE_OPERATION_TIMEDOUT)
+		request->result = HTTP_TIMED_OUT;
+	else
+		request->result = HTTP_UNREACHABLE;
+	request->phase = HTTP_PHASE_CONNECT;
+	strlcpy(request->error, curl_easy_strerror(why), HTTP_ERROR_SIZE);
+}
+
 
 /*
  * The key
@@ -190,149 +269,141 @@ outcome_certificate(CURL *easy, bool at_proxy)
 
 /*
  * How many bytes at "text" stand for a key, 0 if they do not: its characters,
- * each as it is or escaped as JSON allows (\/ or \u002f for a slash).
+ * each as it is or escaped as JSON allows (\/ or \u002f for a slash).  What was
+ * looked at is added to "work".
  */
 static size_t
-outcome_match_key(const char *key, const char *text, const char *end)
+redact_match(const char *key, const char *text, const char *end, size_t *work)
 {
+	static const char hex[] = "0123456789abcdef";
 	const char *at = text;
 
-	for (; *key != '\0'; key++)
+	for (; *key != '\0' && at < end; key++)
 	{
-		char		code[7];
+		unsigned char c = *key;
 
-		if (at == end)
-			return 0;
 		if (*at == *key)
 			at++;
 		else if (*at != '\\' || end - at < 2)
-			return 0;
-		else if (at[1] == *key && !isalnum((unsigned char) *key))
+			break;
+		else if (at[1] == *key && !isalnum(c))
 			at += 2;
-		else
-		{
-			snprintf(code, sizeof(code), "\\u%04x", (unsigned char) *key);
-			if (end - at < 6 || pg_strncasecmp(at, code, 6) != 0)
-				return 0;
+		else if (at[1] == 'u' && end - at >= 6 && at[2] == '0' &&
+				 at[3] == '0' && at[4] == hex[c >> 4] &&
+				 pg_tolower((unsigned char) at[5]) == hex[c & 15])
 			at += 6;
-		}
+		else
+			break;
 	}
-	return at - text;
+	*work += at - text + 1;
+	return *key == '\0' ? at - text : 0;
+}
+
+/* The next place from "at" on of a byte, which may be the one found before. */
+static char *
+redact_seek(char *found, char *at, char byte, char *end)
+{
+	if (found >= at)
+		return found;
+	found = memchr(at, byte, end - at);
+	return found != NULL ? found : end;
+}
+
+/*
+ * Black out the occurrences of a key that begin between "text" and "stop".
+ * They can only begin where its first character is, or a backslash.  Returns
+ * where to go on.
+ */
+static char *
+redact_step(const char *key, char *text, char *stop, char *end)
+{
+	size_t		work = 0;
+	char	   *plain = NULL;
+	char	   *escaped = NULL;
+
+	while (text < stop && work < REDACT_STEP)
+	{
+		size_t		found;
+
+		plain = redact_seek(plain, text, key[0], stop);
+		escaped = redact_seek(escaped, text, '\\', stop);
+		text = Min(plain, escaped);
+		if (text == stop)
+			break;
+		found = redact_match(key, text, end, &work);
+		memset(text, '*', found);
+		text += Max(found, 1);
+	}
+	return text;
+}
+
+/* The same where there is no backslash, which is faster. */
+static char *
+redact_plain_step(const char *key, char *text, char *stop, char *end)
+{
+	size_t		len = strlen(key);
+	char	   *found;
+
+	while ((found = memmem(text, stop - text, key, len)) != NULL)
+	{
+		memset(found, '*', len);
+		text = found + len;
+	}
+	return stop == end ? end : Max(text, stop - len);
 }
 
 /* Black out all occurrences of a key in some text. */
 static void
-outcome_hide(const char *key, char *text, size_t len)
+redact_text(const char *key, char *text, size_t len)
 {
-	bool		escapes = len > 0 && memchr(text, '\\', len) != NULL;
-	size_t		key_len = strlen(key);
 	char	   *end = text + len;
 
 	while (text < end)
 	{
-		size_t		found;
+		char	   *stop = Min(text + REDACT_STEP, end);
 
-		if (!escapes)
-		{
-			text = memmem(text, end - text, key, key_len);
-			if (text == NULL)
-				return;
-		}
-		found = outcome_match_key(key, text, end);
-		memset(text, '*', found);
-		text += Max(found, 1);
+		text = memchr(text, '\\', stop - text) == NULL ?
+			redact_plain_step(key, text, stop, end) :
+			redact_step(key, text, stop, end);
+		CHECK_FOR_INTERRUPTS();
 	}
 }
 
 /*
  * Black out the key where a gateway repeats it, most likely in a complaint
  * about it, so that it cannot get into an error, a log or a table.  (A key
- * that is too short to be one may stand in an answer by chance.)
- */
-static void
-outcome_hide_key(HttpRequest *request)
-{
-	const char *key = request->target->api_key;
-
-	if (key == NULL || strlen(key) < OUTCOME_SHORTEST_KEY)
-		return;
-	outcome_hide(key, request->body, request->body_len);
-	if (request->error[0] != '\0')
-		outcome_hide(key, request->error, strlen(request->error));
-}
-
-/* Note the media type, without parameters, unless the key is in it. */
-static void
-outcome_note_content_type(HttpRequest *request, const char *content_type)
-{
-	const char *key = request->target->api_key;
-	size_t		len = strcspn(content_type, "; \t");
-
-	if (key != NULL && strstr(content_type, key) != NULL)
-		return;
-	strlcpy(request->content_type, content_type,
-			Min(len + 1, sizeof(request->content_type)));
-}
-
-
-/*
- * What http.c calls
- */
-
-/* A transfer has ended with this result: take what is worth knowing. */
-void
-outcome_take(HttpRequest *request, CURLcode result)
-{
-	CURL	   *easy = request->handle->easy;
-	char	   *content_type = NULL;
-	long		status = 0;
-
-	request->phase = outcome_phase(request, result);
-	request->result = outcome_kind(request, result);
-	if (COMPAT_BAD_CERTIFICATE(result))
-		request->certificate =
-			outcome_certificate(easy, request->phase == HTTP_PHASE_PROXY);
-	request->elapsed = monotonic_us() - request->started;
-	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
-		request->status = (int) status;
-	(void) curl_easy_getinfo(easy, CURLINFO_CONTENT_TYPE, &content_type);
-	if (content_type != NULL)
-		outcome_note_content_type(request, content_type);
-	request->retry_after = compat_retry_after(easy);
-	if (result != CURLE_OK)
-		strlcpy(request->error, request->handle->trouble, HTTP_ERROR_SIZE);
-	if (result == CURLE_OUT_OF_MEMORY && request->result == HTTP_BROKEN)
-		strlcpy(request->error, "A line of the header is too long",
-				HTTP_ERROR_SIZE);
-	if (result != CURLE_OK && request->error[0] == '\0')
-		strlcpy(request->error, curl_easy_strerror(result),
-				HTTP_ERROR_SIZE);
-	outcome_hide_key(request);
-}
-
-/*
- * A request could not be started.  (An option that this libcurl does not know
- * is no lack of memory.)
+ * that is too short to be one may stand in a response by chance.)  Raises
+ * whatever CHECK_FOR_INTERRUPTS() raises, and then has to be called again.
  */
 void
-outcome_not_started(HttpRequest *request, CURLcode why)
+result_redact(HttpTransfer *transfer)
 {
-	if (why == CURLE_OK || why == CURLE_OUT_OF_MEMORY)
-		request->result = HTTP_NO_MEMORY;
-	else
+	HttpRequest *request = &transfer->request;
+	const char *key = transfer->endpoint ? transfer->endpoint->api_key : NULL;
+
+	if (key == NULL || strlen(key) < SHORTEST_KEY || transfer->redacted)
+		return;
+	redact_text(key, request->error, strlen(request->error));
+	redact_text(key, request->body, request->body_len);
+	transfer->redacted = true;
+}
+
+/* The name of a phase, for an error's DETAIL. */
+const char *
+http_phase_name(HttpPhase phase)
+{
+	switch (phase)
 	{
-		request->result = HTTP_UNREACHABLE;
-		strlcpy(request->error, curl_easy_strerror(why), HTTP_ERROR_SIZE);
+		case HTTP_PHASE_PROXY:
+			return "asking the proxy";
+		case HTTP_PHASE_DNS:
+			return "resolving the name";
+		case HTTP_PHASE_CONNECT:
+			return "connecting";
+		case HTTP_PHASE_TLS:
+			return "negotiating TLS";
+		case HTTP_PHASE_RESPONSE:
+			return "waiting for the response";
 	}
-}
-
-/* The connection that a request has waited for did not come about. */
-void
-outcome_share(HttpRequest *request, const HttpRequest *opener)
-{
-	request->result = opener->result;
-	request->phase = opener->phase;
-	request->certificate = opener->certificate;
-	strlcpy(request->error, opener->error, HTTP_ERROR_SIZE);
-	request->elapsed = monotonic_us() - request->started;
+	return "an unknown phase";	/* not reached */
 }

@@ -12,6 +12,10 @@
 #ifndef ANYVOD_UPSTREAM_H
 #define ANYVOD_UPSTREAM_H
 
+/* The path of a request; the task id follows. */
+#define SERVER_QUERY_PATH "/tencent-vod/v1/query/"
+#define SERVER_PATH_SIZE (sizeof(SERVER_QUERY_PATH) + 256)
+
 /* Defaults of the server options; milliseconds, bytes, a second. */
 #define SERVER_BASE_URL "https://www.anyapi.vip"
 #define SERVER_TIMEOUT 30000

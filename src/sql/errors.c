@@ -18,7 +18,6 @@
 #include "response/to_datum.h"
 #include "sql/errors.h"
 #include "sql/request.h"
-#include "sql/http_compat.h"
 
 #define HINT_BASE_URL "Check the server's option \"base_url\"."
 
@@ -45,10 +44,8 @@ static const ErrorKind result_errors[] = {
 	[HTTP_NO_DESCRIPTOR] = {ERRCODE_INSUFFICIENT_RESOURCES,
 							"no file descriptor is left for a request to server \"%s\"",
 							"Consider raising \"max_files_per_process\"."},
-#ifndef HTTP_NO_ROOM
 	[HTTP_NO_MEMORY] = {ERRCODE_OUT_OF_MEMORY,
 						"out of memory during a request to server \"%s\"", NULL},
-#endif
 	[HTTP_NO_ROOM] = {ERRCODE_OUT_OF_MEMORY,
 					  "no memory is left for the response of server \"%s\"",
 					  "Close cursors over \"anyvod_query_many\" that are open: their responses take it up."},
@@ -156,7 +153,7 @@ error_of_result(const TaskRequest *task, RequestError *error)
 	{
 		case HTTP_UNREACHABLE:
 		case HTTP_BROKEN:
-			if (!http_was_attempted(request))
+			if (request->attempts == 0)
 			{
 				error->detail = psprintf("The request could not be started: %s.",
 										 request->error);

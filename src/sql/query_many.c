@@ -38,7 +38,6 @@
 #include "response/to_datum.h"
 #include "server/settings.h"
 #include "sql/request.h"
-#include "sql/http_compat.h"
 
 PG_FUNCTION_INFO_V1(anyvod_query_many);
 
@@ -216,8 +215,7 @@ many_next(Many *many)
 			finished = http_take_finished(many->batch);
 		}
 		request = finished->tag;
-		request_read(&request->task);
-		if (!many_put_back(many, request))
+		if (request_read(&request->task) && !many_put_back(many, request))
 			return request;
 	}
 }

@@ -26,7 +26,6 @@
 #include "compat.h"
 #include "server/settings.h"
 #include "sql/request.h"
-#include "sql/http_compat.h"
 
 /*
  * Look the settings of a request up; if that raises an error, keep it in
@@ -88,7 +87,7 @@ static void
 request_start(TaskRequest *task, const ServerSettings *settings,
 			  HttpBatch *batch, void *tag)
 {
-	char	   *path = psprintf(REQUEST_PATH "%s", task->task_id);
+	char	   *path = psprintf(SERVER_QUERY_PATH "%s", task->task_id);
 
 	task->serverid = settings->serverid;
 	task->settings_id = settings->id;
@@ -120,16 +119,21 @@ request_try_start(TaskRequest *task, HttpBatch *batch, void *tag)
  * request_read
  *		Read the response of a request that has finished, if it has one.
  *
- * What is read belongs to the current memory context.
+ * Returns false if the request is in flight again, since the response is about
+ * another task.  What is read belongs to the current memory context.
  */
-void
+bool
 request_read(TaskRequest *task)
 {
 	HttpRequest *request = task->request;
 
-	if (request->result == HTTP_COMPLETE)
-		answer_read(&task->answer, request->status, request->content_type,
-					request->body, request->body_len);
+	if (request->result != HTTP_COMPLETE)
+		return true;
+	answer_read(&task->answer, request->status, request->content_type,
+				request->body, request->body_len);
+	return task->answer.task_id == NULL ||
+		strcmp(task->answer.task_id, task->task_id) == 0 ||
+		!http_doubt(request);
 }
 
 /*
@@ -170,7 +174,7 @@ request_run_once(TaskRequest *task, HttpBatch *batch, int64 until)
 {
 	request_start(task, server_settings_get(task->server, task->userid),
 				  batch, NULL);
-	while (http_take_finished(batch) == NULL)
+	while (http_take_finished(batch) == NULL || !request_read(task))
 	{
 		long		timeout = request_milliseconds(until);
 
@@ -178,7 +182,6 @@ request_run_once(TaskRequest *task, HttpBatch *batch, int64 until)
 			return false;
 		(void) http_run_once(timeout);
 	}
-	request_read(task);
 	return true;
 }
 

@@ -15,9 +15,6 @@
 #include "sql/errors.h"
 #include "utils/array.h"
 
-/* What the gateway calls a task: this, and its id. */
-#define REQUEST_PATH "/tencent-vod/v1/query/"
-
 /* A time of monotonic_us() that never comes. */
 #define REQUEST_NO_DEADLINE PG_INT64_MAX
 
@@ -45,7 +42,7 @@ typedef struct TaskIds
 } TaskIds;
 
 extern bool request_try_start(TaskRequest *task, HttpBatch *batch, void *tag);
-extern void request_read(TaskRequest *task);
+extern bool request_read(TaskRequest *task);
 extern bool request_has_other_key(TaskRequest *task);
 extern bool request_run(TaskRequest *task, HttpBatch *batch, int64 until);
 extern long request_milliseconds(int64 until);

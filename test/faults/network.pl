@@ -59,6 +59,7 @@ my @faults = (
 	[ 'two Content-Lengths', 'length_twice', qr/HV000|22P02/ ],
 	[ 'negative Content-Length', 'length_negative', qr/HV000|22P02|00000/ ],
 	[ 'two answers to one question', 'surplus_answer', qr/00000/, 1 ],
+	[ 'answers one question late', 'answer_late', qr/00000/, 1 ],
 	[ 'chunked garbage', 'chunked_garbage', qr/HV000/ ],
 	[ 'chunk of 2^68 bytes', 'chunk_too_large', qr/HV000/ ],
 	[ 'gzip when not asked', 'gzip', qr/22P02/ ],

@@ -3,7 +3,7 @@
  * fuzz_retry_after.c
  *		Any bytes at all, as the Retry-After header of an answer.
  *
- * libcurl reads it, compat.h bounds it.  The answer comes over a pair of
+ * libcurl reads it, curl_compat.h bounds it.  The answer comes over a pair of
  * sockets, so that nothing leaves the process.
  *
  * Copyright (c) 2026, the anyvod authors
@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "compat.h"
+#include "http/curl_compat.h"
 #include "fuzz.h"
 
 /* The longest time that is believed, in seconds. */

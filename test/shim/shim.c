@@ -13,6 +13,10 @@
  * SHIM_HANG names.  The file that SHIM_NAMES names has lines "NAME ADDRESS...":
  * these names have these addresses, in that order.
  *
+ * With SHIM_NO_HTTP2 set, libcurl is one that was built without HTTP/2: it
+ * does not say that it has it, offers HTTP/1.1 only and refuses to be asked for
+ * more.
+ *
  * No descriptor can be added to an event queue as long as the file is there
  * that SHIM_NO_WATCH names, as when there is no more room for such (man epoll,
  * max_user_watches).
@@ -25,6 +29,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +40,26 @@
 extern int	curl_global_init(long flags);
 extern void *curl_multi_init(void);
 extern void *curl_easy_init(void);
+extern void curl_easy_reset(void *easy);
+extern int	curl_easy_setopt(void *easy, int option, ...);
+
+/* As in curl.h: the beginning of curl_version_info_data, and some numbers. */
+typedef struct ShimVersion
+{
+	int			age;
+	const char *version;
+	unsigned	number;
+	const char *host;
+	int			features;
+} ShimVersion;
+
+extern ShimVersion *curl_version_info(int age);
+
+#define SHIM_HAS_HTTP2 (1 << 16)		/* CURL_VERSION_HTTP2 */
+#define SHIM_OPTION_HTTP_VERSION 84 	/* CURLOPT_HTTP_VERSION */
+#define SHIM_HTTP_ANY 0 				/* CURL_HTTP_VERSION_NONE */
+#define SHIM_HTTP_1_1 2 				/* CURL_HTTP_VERSION_1_1 */
+#define SHIM_UNSUPPORTED_PROTOCOL 1 	/* CURLE_UNSUPPORTED_PROTOCOL */
 
 /* One write to a file opened for appending: lines of two never mix. */
 static void
@@ -98,10 +123,71 @@ curl_multi_init(void)
 	return shim_make("curl_multi_init");
 }
 
+/* A handle as new: without HTTP/2, the version that it offers is another. */
+static void
+shim_set_version(void *easy)
+{
+	if (getenv("SHIM_NO_HTTP2") != NULL)
+		(void) curl_easy_setopt(easy, SHIM_OPTION_HTTP_VERSION,
+								(long) SHIM_HTTP_1_1);
+}
+
 void *
 curl_easy_init(void)
 {
-	return shim_make("curl_easy_init");
+	void	   *easy = shim_make("curl_easy_init");
+
+	if (easy != NULL)
+		shim_set_version(easy);
+	return easy;
+}
+
+void
+curl_easy_reset(void *easy)
+{
+	void (*next)(void *);
+
+	*(void **) &next = shim_next("curl_easy_reset");
+	next(easy);
+	shim_set_version(easy);
+}
+
+/*
+ * The third argument is a long, a pointer or a curl_off_t: eight bytes where
+ * this is tested.
+ */
+int
+curl_easy_setopt(void *easy, int option, ...)
+{
+	int (*next)(void *, int, ...);
+	va_list		list;
+	long		value;
+
+	va_start(list, option);
+	value = va_arg(list, long);
+	va_end(list);
+	if (option == SHIM_OPTION_HTTP_VERSION && getenv("SHIM_NO_HTTP2") != NULL)
+	{
+		if (value > SHIM_HTTP_1_1)
+			return SHIM_UNSUPPORTED_PROTOCOL;
+		if (value == SHIM_HTTP_ANY)
+			value = SHIM_HTTP_1_1;
+	}
+	*(void **) &next = shim_next("curl_easy_setopt");
+	return next(easy, option, value);
+}
+
+ShimVersion *
+curl_version_info(int age)
+{
+	ShimVersion *(*next)(int);
+	ShimVersion *version;
+
+	*(void **) &next = shim_next("curl_version_info");
+	version = next(age);
+	if (getenv("SHIM_NO_HTTP2") != NULL)
+		version->features &= ~SHIM_HAS_HTTP2;
+	return version;
 }
 
 typedef int (*ShimResolver)(const char *, const char *,

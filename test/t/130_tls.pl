@@ -192,23 +192,6 @@ like($proxy->heard, qr/^CONNECT localhost:\d+ HTTP/, 'the proxy was asked');
 unlike($proxy->heard, qr/$key|Authorization|tencent-vod/i,
 	'and saw neither key nor path');
 
-# Questions that are asked at once leave together.
-my $counter = AnyvodTest::Peer->new(tunnel());
-my $asker = open_session($node);
-add_server('counted', $front->url('h2'),
-	"max_concurrency '100', proxy '@{[ $counter->url ]}'");
-is($asker->query_safe("SELECT anyvod_query('image-1', 'counted') IS NULL"),
-	'f', 'a connection comes about');
-is( $asker->query_safe('SELECT count(response) FROM anyvod_query_many('
-		  . ids("delay20-$_", 10)
-		  . ", 'counted')"),
-	'10', '10 questions are asked at once') foreach 1 .. 10;
-close_session($asker);
-ok(wait_until(sub { $counter->heard =~ /segments: \d/ }), 'and it is closed');
-my ($segments) = $counter->heard =~ /segments: (\d+)/;
-note "$segments segments";
-cmp_ok($segments, '<', 100, '100 questions leave in fewer segments');
-
 # A connection that is dead without having been closed costs one timeout.
 my $firewall = AnyvodTest::Peer->new(tunnel());
 add_server('forgotten', $front->url('h2'),

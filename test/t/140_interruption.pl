@@ -211,6 +211,14 @@ sub clean
 }
 
 my ($session, $pid) = fresh();
+
+# libcurl has descriptors of its own for each kind of connection.
+append_to_file("$build/hang", '');
+$session->query_safe("SET statement_timeout = '100ms'");
+run_query($session, $_->[1]) foreach @statements;
+$session->query_safe('RESET statement_timeout');
+ok(clean(), 'nothing is in flight at the beginning');
+run_query($session, "SELECT anyvod_query('image-1')");
 my $open = descriptors($pid);
 my %worst;
 

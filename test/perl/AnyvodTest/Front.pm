@@ -9,9 +9,12 @@ package AnyvodTest::Front;
 #	$front->ca_file;			# trusts them all but 'unknown'
 #	$front->requests('fast');	# what has come to it
 #
-# Each name is a port; "requests" is how many a connection may carry.  The certificates are made by openssl: 'good' (the
-# default), 'expired', 'elsewhere' (for another host) and 'unknown' (signed by
-# an authority of nobody).  nginx runs as whoever runs the test, everything of
+# Each name is a port; "requests" is how many a connection may carry, "location"
+# what nginx does instead of asking the gateway, "address" where it listens
+# (default 127.0.0.1), and "port_of" another name whose port it shares.  The
+# certificates are made by openssl: 'good' (the default), 'expired', 'elsewhere'
+# (for another host), 'moving' (for the host moving.invalid) and 'unknown'
+# (signed by an authority of nobody).  nginx runs as whoever runs the test, everything of
 # it in a folder of its own, and is ended with the test.
 
 use strict;
@@ -40,6 +43,7 @@ my %certificates = (
 	},
 	elsewhere =>
 	  { signer => 'ca', dates => \@always, name => 'DNS:elsewhere.invalid' },
+	moving => { signer => 'ca', dates => \@always, name => 'DNS:moving.invalid' },
 	unknown => { signer => 'nobody', dates => \@always, name => "DNS:$host" });
 
 # A program that need not be in an ordinary user's PATH; undef if there is
@@ -73,8 +77,14 @@ sub new
 		ports => { map { $_ => $ports{$_} } keys %ports },
 	}, $class;
 
-	$_->{port} = PostgreSQL::Test::Cluster::get_free_port()
-	  foreach values %{ $self->{ports} };
+	foreach my $port (values %{ $self->{ports} })
+	{
+		$port->{address} //= '127.0.0.1';
+		$port->{port} = PostgreSQL::Test::Cluster::get_free_port()
+		  unless defined $port->{port_of};
+	}
+	$_->{port} = $self->port($_->{port_of})
+	  foreach grep { defined $_->{port_of} } values %{ $self->{ports} };
 	$self->_make_certificates;
 	$self->_configure($gateway);
 	$self->_start;
@@ -163,14 +173,17 @@ sub _configure
 	my $servers = join '', map {
 		my $certificate = $_->{certificate} // 'good';
 		my $http2 = $_->{http2} ? ' http2' : '';
+		my $location = $_->{location} // 'proxy_pass http://gateway;';
+		my $more = $_->{more} // '';
 
 		<<"END" } values %{ $self->{ports} };
 	server {
-		listen 127.0.0.1:$_->{port} ssl$http2;
+		listen $_->{address}:$_->{port} ssl$http2;
 		ssl_certificate $folder/$certificate.pem;
 		ssl_certificate_key $folder/$certificate.key;
 		keepalive_requests @{[ $_->{requests} // 1_000_000 ]};
-		location / { proxy_pass http://gateway; }
+		location / { $location }
+		$more
 	}
 END
 	my $scratch = join '', map { "\t${_}_temp_path $folder/$_;\n" }
@@ -184,8 +197,8 @@ error_log $folder/error.log;
 events { worker_connections 2000; }
 http {
 $scratch
-	log_format seen '\$server_port \$connection \$connection_requests '
-		'\$server_protocol \$request_uri';
+	log_format seen '\$server_addr:\$server_port \$connection '
+		'\$connection_requests \$server_protocol \$request_uri \$msec';
 	access_log $folder/access.log seen;
 	upstream gateway { server $to; keepalive 500; keepalive_requests 1000000; }
 	proxy_http_version 1.1;
@@ -216,7 +229,7 @@ sub _listens
 	{
 		return 0
 		  unless IO::Socket::INET->new(
-			PeerAddr => '127.0.0.1', PeerPort => $port->{port});
+			PeerAddr => $port->{address}, PeerPort => $port->{port});
 	}
 	return 1;
 }
@@ -239,24 +252,64 @@ sub ca_file
 	return "$self->{folder}/ca.pem";
 }
 
+# The authority of certificate 'unknown'.
+sub other_ca_file
+{
+	my ($self) = @_;
+	return "$self->{folder}/nobody.pem";
+}
+
+# ca_file after all that the system trusts, as an administrator may have it;
+# undef where the system has no such file.
+sub large_ca_file
+{
+	my ($self) = @_;
+	my $bundle = '/etc/ssl/certs/ca-certificates.crt';
+	my $file = "$self->{folder}/large.pem";
+
+	return undef unless -s $bundle;
+	append_to_file($file, slurp_file($bundle) . slurp_file($self->ca_file))
+	  unless -e $file;
+	return $file;
+}
+
+# The file of a certificate, and that of its key.
+sub certificate
+{
+	my ($self, $name) = @_;
+	return map { "$self->{folder}/$name.$_" } 'pem', 'key';
+}
+
 # The requests that came to a port and are over, as hashes: connection (a
-# number), nth (on that connection), protocol, path.
+# number), nth (on that connection), protocol, path, at (when it was over, in
+# seconds of the Unix epoch).
 sub requests
 {
 	my ($self, $name) = @_;
-	my $port = $self->port($name);
+	my $here = "$self->{ports}{$name}{address}:" . $self->port($name);
 
 	return
 	  map {
-		my ($connection, $nth, $protocol, $path) = /^\d+ (\S+) (\S+) (\S+) (\S+)/;
+		my (undef, $connection, $nth, $protocol, $path, $at) = split / /;
 		{
 			connection => $connection,
 			nth => $nth,
 			protocol => $protocol,
-			path => $path
+			path => $path,
+			at => $at
 		}
 	  }
-	  grep { /^$port / } split /\n/, slurp_file("$self->{folder}/access.log");
+	  grep { /^\Q$here\E / } split /\n/,
+	  slurp_file("$self->{folder}/access.log");
+}
+
+# How many connections have carried them.
+sub connections
+{
+	my ($self, $name) = @_;
+	my %seen = map { $_->{connection} => 1 } $self->requests($name);
+
+	return scalar keys %seen;
 }
 
 # Forget them.

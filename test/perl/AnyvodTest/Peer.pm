@@ -9,6 +9,7 @@ package AnyvodTest::Peer;
 #	$proxy->url;			# http://127.0.0.1:12345
 #	$proxy->heard;			# all that came before the tunnel, and how many
 #							# segments came through it, once it is closed
+#	my $far = AnyvodTest::Peer->new(forward($port, 0.3));
 #	my $hole = AnyvodTest::Peer->black_hole;
 #
 # One process listens, and each connection has a process of its own that runs
@@ -20,6 +21,7 @@ use warnings;
 use AnyvodTest;
 use Carp;
 use Exporter 'import';
+use Fcntl qw(:flock);
 use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
@@ -29,7 +31,7 @@ use Time::HiRes ();
 
 use parent 'AnyvodTest::Child';
 
-our @EXPORT = qw(silence answer tunnel);
+our @EXPORT = qw(silence answer tunnel forward gateway);
 
 # No connection lasts longer, in seconds.
 my $longest = 300;
@@ -85,6 +87,54 @@ sub tunnel
 			'segments: '
 			  . unpack('x152 L', getsockopt($client, IPPROTO_TCP, 11)) . "\n");
 	};
+}
+
+# What listens on a port of this machine, so many seconds away when a
+# connection begins.
+sub forward
+{
+	my ($port, $delay) = @_;
+
+	return sub {
+		my ($client) = @_;
+		my $server = IO::Socket::INET->new(
+			PeerAddr => '127.0.0.1', PeerPort => $port)
+		  or return;
+
+		Time::HiRes::sleep($delay // 0);
+		pass($client, $server);
+	};
+}
+
+# A gateway: the function gets the head of each request, the socket and what
+# notes; it returns the response, or undef to close the connection.
+sub gateway
+{
+	my ($answer) = @_;
+
+	return sub {
+		my ($client, $note) = @_;
+
+		while (1)
+		{
+			my $head = read_head($client, sub { });
+			last if $head eq '';
+			my $response = $answer->($head, $client, $note) // last;
+			send_all($client, $response) or last;
+		}
+	};
+}
+
+# Send all of it; returns whether the peer took it.
+sub send_all
+{
+	my ($client, $data) = @_;
+
+	for (my $at = 0; $at < length $data;)
+	{
+		$at += syswrite($client, $data, length($data) - $at, $at) // return 0;
+	}
+	return 1;
 }
 
 sub read_head
@@ -160,28 +210,56 @@ sub _serve
 			alarm $longest;
 			close $listener;
 			eval {
-				$serve->($client,
-					sub { append_to_file($self->{log}, $_[0]) });
+				$serve->($client, sub { return $self->_note($_[0]) });
 			};
 			POSIX::_exit(0);
 		}
 	}
 }
 
+# Append to what was heard; returns how much that was before, in bytes.
+sub _note
+{
+	my ($self, $data) = @_;
+
+	open my $log, '>>', $self->{log} or die "could not open $self->{log}: $!";
+	flock $log, LOCK_EX or die "could not lock it: $!";
+	my $before = -s $log;
+	syswrite $log, $data;
+	close $log;
+	return $before;
+}
+
 # A port to which no connection comes about: the queue of those that nobody
 # accepts is full, and the system lets further ones wait.
+#
+# black_hole($port) is one on ::1.
 sub black_hole
 {
-	my ($class) = @_;
+	my ($class, $port6) = @_;
+	my $family = defined $port6 ? AF_INET6 : AF_INET;
+	my $address = sub {
+		my ($port) = @_;
 
-	socket my $listener, PF_INET, SOCK_STREAM, 0 or croak "no socket: $!";
-	bind $listener, pack_sockaddr_in(0, INADDR_LOOPBACK)
-	  or croak "could not bind: $!";
+		return defined $port6
+		  ? Socket::pack_sockaddr_in6($port, Socket::IN6ADDR_LOOPBACK())
+		  : pack_sockaddr_in($port, INADDR_LOOPBACK);
+	};
+	my $make = sub {
+		socket my $socket, $family, SOCK_STREAM, 0 or croak "no socket: $!";
+		$socket->blocking(0);
+		return $socket;
+	};
+	my $listener = $make->();
+
+	bind $listener, $address->($port6 // 0) or croak "could not bind: $!";
 	listen $listener, 0 or croak "could not listen: $!";
-	my ($port) = unpack_sockaddr_in(getsockname $listener);
+	my $port = $port6 // (unpack_sockaddr_in(getsockname $listener))[0];
 	my @filling = map {
-		IO::Socket::INET->new(
-			PeerAddr => '127.0.0.1', PeerPort => $port, Blocking => 0)
+		my $socket = $make->();
+
+		connect $socket, $address->($port);
+		$socket;
 	} 1 .. 4;
 
 	return bless { port => $port, sockets => [ $listener, @filling ] },

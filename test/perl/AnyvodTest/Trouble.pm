@@ -117,6 +117,9 @@ sub forged
 	return $body =~ s{/files/\w+}{/files/forged}gr;
 }
 
+# What was to be sent last on this connection, which is a process.
+my $before;
+
 # Troubles before a request is read: each is given the socket.
 my %early = (
 	reset_accept => \&reset_connection,
@@ -182,6 +185,12 @@ my %late = (
 		send_all($_[0], sized($_[1]));
 		Time::HiRes::sleep(0.1);
 		send_all($_[0], sized(forged($_[1])));
+		return 1;
+	},
+	# the answer to the question before, from the second on
+	answer_late => sub {
+		send_all($_[0], sized($before // $_[1]));
+		$before = $_[1];
 		return 1;
 	},
 	chunked_garbage => sub {
