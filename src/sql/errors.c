@@ -153,12 +153,6 @@ error_of_result(const TaskRequest *task, RequestError *error)
 	{
 		case HTTP_UNREACHABLE:
 		case HTTP_BROKEN:
-			if (request->attempts == 0)
-			{
-				error->detail = psprintf("The request could not be started: %s.",
-										 request->error);
-				break;
-			}
 			error->detail = psprintf(phase_details[request->phase].failed,
 									 request->error);
 			if (request->result == HTTP_UNREACHABLE)
