@@ -49,7 +49,6 @@
 #include "server/options.h"
 #include "server/secret_file.h"
 #include "server/validate.h"
-#include "signature.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
 #define MAX_DURATION (24 * 60 * 60 * 1000)
@@ -514,14 +513,10 @@ warn_files(const OptionValues *values)
 Datum
 anyvod_fdw_validator(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTARRAYOID, OIDOID};
-	List	   *options;
-	Oid			catalog;
+	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid			catalog = PG_GETARG_OID(1);
 	OptionValues values;
 
-	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
-	options = untransformRelOptions(PG_GETARG_DATUM(0));
-	catalog = PG_GETARG_OID(1);
 	if (catalog == ForeignTableRelationId || catalog == AttributeRelationId)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * trigger.c
+ * triggers.c
  *		The triggers of anyvod_tasks, and waking the worker by hand.
  *
  * Copyright (c) 2026, the anyvod authors
@@ -30,55 +30,45 @@
 #include "announce.h"
 #include "anyvod.h"
 #include "launcher.h"
-#include "signature.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
 PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
 PG_FUNCTION_INFO_V1(anyvod_wake);
 
 
-/* Why nothing will fill rows of the table in, as a warning. */
-static void
-trigger_warn_about(Relation relation)
-{
-	Oid			schema = RelationGetNamespace(relation);
-	Oid			owner = relation->rd_rel->relowner;
-
-	if (launcher_present() && anyvod_worker &&
-		compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK)
-		return;
-	if (!launcher_present())
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("The library \"anyvod\" is not preloaded."),
-				 errhint("Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.")));
-	else if (anyvod_worker)
-		ereport(WARNING,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("Its owner may not use the schema \"%s\".",
-						   get_namespace_name(schema)),
-				 errhint("Use GRANT USAGE ON SCHEMA %s TO %s.",
-						 quote_identifier(get_namespace_name(schema)),
-						 quote_identifier(GetUserNameFromId(owner, false)))));
-	else
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("The setting \"anyvod.worker\" is off."),
-				 errhint("Set \"anyvod.worker\" to on and reload the configuration.")));
-}
-
-/* Warn, once a session, if nothing will fill rows of the table in. */
+/* Warn, once a session, if nothing will fill rows of the table in, and why. */
 static void
 trigger_warn(Relation relation)
 {
-	static bool looked = false;
+	static bool checked = false;
+	Oid			schema = RelationGetNamespace(relation);
+	Oid			owner = relation->rd_rel->relowner;
+	bool		usable;
 
-	if (!looked)
-		trigger_warn_about(relation);
-	looked = true;
+	if (checked)
+		return;
+	checked = true;
+	usable = compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK;
+	if (launcher_present() && anyvod_worker && usable)
+		return;
+	ereport(WARNING,
+			(errcode(launcher_present() && anyvod_worker ?
+						 ERRCODE_INSUFFICIENT_PRIVILEGE :
+						 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
+			 !launcher_present() ?
+				 errdetail("The library \"anyvod\" is not preloaded.") :
+				 !anyvod_worker ?
+				 errdetail("The setting \"anyvod.worker\" is off.") :
+				 errdetail("Its owner may not use the schema \"%s\".",
+						   get_namespace_name(schema)),
+			 !launcher_present() ?
+				 errhint("Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.") :
+				 !anyvod_worker ?
+				 errhint("Set \"anyvod.worker\" to on and reload the configuration.") :
+				 errhint("Use GRANT USAGE ON SCHEMA %s TO %s.",
+						 quote_identifier(get_namespace_name(schema)),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
 }
 
 /*
@@ -146,7 +136,7 @@ trigger_is_pending(HeapTuple row, TupleDesc desc)
 	return state != NULL && strcmp(state, "pending") == 0;
 }
 
-/* Does a column of two rows say the same? */
+/* Is a column of two rows the same? */
 static bool
 trigger_same(HeapTuple a, HeapTuple b, TupleDesc desc, const char *name)
 {
@@ -159,7 +149,7 @@ trigger_same(HeapTuple a, HeapTuple b, TupleDesc desc, const char *name)
 		strcmp(text_a, text_b) == 0;
 }
 
-/* A row that was pending is asked for as before. */
+/* A row that was pending is polled as before. */
 static bool
 trigger_is_unturned(const TriggerData *trigger, TupleDesc desc)
 {
@@ -172,7 +162,7 @@ trigger_is_unturned(const TriggerData *trigger, TupleDesc desc)
 		trigger_same(old, new, desc, "owner");
 }
 
-/* The row without what was learned of its task. */
+/* The row without what is known of its task. */
 static HeapTuple
 trigger_forget(HeapTuple row, TupleDesc desc)
 {
@@ -192,20 +182,19 @@ trigger_forget(HeapTuple row, TupleDesc desc)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("column \"%s\" of \"anyvod_tasks\" does not exist",
-							learned[i]),
-					 errhint(SIGNATURE_HINT)));
+							learned[i])));
 	}
 	return heap_modify_tuple_by_cols(row, desc, lengthof(learned), columns,
 									 values, nulls);
 }
 
 /*
- * BEFORE UPDATE: a row that becomes pending, or is to be asked elsewhere, is
- * as if it had never been asked; one that a user settles has been settled
+ * BEFORE UPDATE: a row that becomes pending, or is to be polled elsewhere, is
+ * as if it had never been polled; one that a user settles has been settled
  * now.
  *
- * That is told here and not by a WHEN clause, which each UPDATE would have to
- * read and prepare anew, at a tenth of what settling a single row takes.
+ * This is decided here and not by a WHEN clause, which each UPDATE would have
+ * to read and prepare anew, at a tenth of what settling a single row takes.
  */
 Datum
 anyvod_tasks_turned(PG_FUNCTION_ARGS)
@@ -249,7 +238,6 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 Datum
 anyvod_wake(PG_FUNCTION_ARGS)
 {
-	signature_check(fcinfo, VOIDOID, NULL, 0);
 	announce_work();
 	PG_RETURN_VOID();
 }

@@ -3,23 +3,24 @@
  * wait.c
  *		Waiting until tasks have ended: anyvod_wait() and anyvod_wait_all().
  *
- * A tracked task is asked for by the worker, so a session that waits for one
- * asks nothing: it sleeps on its database's condition variable (launcher.c)
+ * A tracked task is polled by the worker, so a session that waits for one
+ * sends nothing: it sleeps on its database's condition variable (launcher.c)
  * and reads the row again, with a new snapshot, when a worker has settled
- * rows.  A task that is not tracked is asked for here, on the same schedule
- * as the worker's.
+ * rows.  A row that is settled needs neither server nor worker.
+ *
+ * A task that is not tracked is polled here, at intervals that grow from 0.5
+ * to 5 s, and once more when the time is up.  So is one whose row no worker
+ * can fill in: this transaction has written or locked it, or there is none.
  *
  * anyvod_wait() is a function, so the snapshot of the statement that calls it
  * stays held.  anyvod_wait_all() is a procedure that ends its transaction
- * after each look, and holds nothing while it sleeps.
+ * after each read, and holds nothing while it sleeps.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
-#include <limits.h>
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -39,12 +40,10 @@
 
 #include "clock.h"
 #include "compat.h"
-#include "anyvod.h"
-#include "sql/request.h"
 #include "launcher.h"
 #include "response/to_datum.h"
 #include "schedule.h"
-#include "signature.h"
+#include "sql/request.h"
 #include "tracker.h"
 
 PG_FUNCTION_INFO_V1(anyvod_wait);
@@ -53,21 +52,17 @@ PG_FUNCTION_INFO_V1(anyvod_wait_all);
 #define SECOND INT64CONST(1000000)
 
 /*
- * A row is looked at again after so long (in microseconds) although nothing
- * was announced: it may have been deleted, which nobody announces.
+ * A row is read again after so long (in microseconds) although nobody was
+ * woken: it may have been deleted, which wakes nobody.
  */
-#define WAIT_LOOK_EVERY (10 * SECOND)
+#define WAIT_READ_EVERY (10 * SECOND)
 
-/* Rows that anyvod_wait_all() looks at in one query. */
-#define WAIT_LOOK_ROWS 1000
+/* Rows that anyvod_wait_all() reads in one query. */
+#define WAIT_READ_ROWS 1000
 
-/* What is known of a task, for the error that says how it ended. */
-typedef struct WaitNews
-{
-	char	   *status;			/* the upstream's word; NULL: none yet */
-	int			progress;		/* -1: not known */
-	char	   *trouble;		/* what the last question met, NULL: nothing */
-} WaitNews;
+/* From one poll of a running task to the next: the first interval, the last. */
+#define WAIT_FIRST_INTERVAL (SECOND / 2)
+#define WAIT_LAST_INTERVAL (5 * SECOND)
 
 /* A tracked row. */
 typedef struct WaitRow
@@ -75,25 +70,31 @@ typedef struct WaitRow
 	char	   *state;			/* a label of anyvod_state */
 	char	   *error_code;
 	char	   *error_message;
-	WaitNews	news;
-	bool		own;			/* written by this transaction */
+	char	   *last;			/* what is known of it, as a sentence */
+	bool		own;			/* written or locked by this transaction */
 	Datum		result;			/* an anyvod_result */
 } WaitRow;
 
-/* Questions about a task that is not tracked. */
-typedef struct WaitAsking
+/* The polling of a task that is not tracked. */
+typedef struct Polling
 {
-	WaitNews	news;
-	TimestampTz begin;
-	ScheduleRetry trouble;		/* what the last answers met, if "troubles" */
-	int			troubles;		/* in a row, of that kind; 0: none */
-	int64		trouble_since;	/* the first of them; monotonic_us() */
-} WaitAsking;
+	MemoryContext context;		/* of what is kept from poll to poll */
+	char	   *last;			/* what is known of it, NULL: nothing yet */
+	int64		interval;		/* to the next poll of a running task */
+	int64		wait;			/* from the end of this poll to the next */
+	bool		throttled;		/* the gateway said how long that is */
+	ScheduleRetry failure;		/* kind of the last failures */
+	int			failures;		/* of that kind in a row */
+	int64		failing_since;	/* the first of them; monotonic_us() */
+} Polling;
 
-
-/*
- * Time
- */
+/* What a poll has come to. */
+typedef enum PollResult
+{
+	POLL_SUCCEEDED,				/* the task has, and has been read */
+	POLL_AGAIN,					/* after "wait" */
+	POLL_CUT_OFF,				/* no response before its deadline */
+} PollResult;
 
 /*
  * The end of a timeout from now on, as a time of monotonic_us().  Raises 22023
@@ -119,37 +120,30 @@ wait_until(Interval *timeout)
 		REQUEST_NO_DEADLINE;
 }
 
-/* Milliseconds from now to a time of monotonic_us(), rounded up. */
-static long
-wait_milliseconds(int64 until)
-{
-	int64		left = until - monotonic_us();
-
-	if (left <= 0)
-		return 0;
-	return (long) Min(left / 1000 + 1, INT_MAX);
-}
-
-
 /*
- * Errors
+ * What is known of a pending task, for the error that says that it has not
+ * ended: a sentence, NULL if nothing is.
  */
+static char *
+wait_describe(const char *status, int progress, const char *error)
+{
+	if (error != NULL)
+		return psprintf("The last request failed: %s.", error);
+	if (status == NULL)
+		return NULL;
+	return progress >= 0 ?
+		psprintf("Its last status is \"%s\", progress %d %%.", status, progress) :
+		psprintf("Its last status is \"%s\".", status);
+}
 
 /* The task has not ended in time. */
 static void
-wait_raise_timeout(const char *task_id, const WaitNews *news)
+wait_raise_timeout(const char *task_id, const char *last)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("task \"%s\" has not ended in time", task_id),
-			 news->trouble ?
-				 errdetail("The last question met: %s.", news->trouble) :
-				 news->status == NULL ?
-				 errdetail("There has been no answer about it.") :
-				 news->progress >= 0 ?
-				 errdetail("Its last status is \"%s\", progress %d %%.",
-						   news->status, news->progress) :
-				 errdetail("Its last status is \"%s\".", news->status)));
+			 errdetail_internal("%s", last ? last : "There has been no response about it.")));
 }
 
 /* The task has failed; strings are the database's, or NULL. */
@@ -159,11 +153,11 @@ wait_raise_failure(const char *task_id, const char *code, const char *message)
 	ereport(ERROR,
 			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 			 errmsg("task \"%s\" has failed", task_id),
-			 message != NULL && message[0] != '\0' ?
-				 errdetail("The upstream's code is \"%s\", its message \"%s\".",
-						   code ? code : "", message) :
-				 errdetail("The upstream's code is \"%s\".",
-						   code ? code : "")));
+			 code == NULL ? 0 :
+				 message != NULL && message[0] != '\0' ?
+							errdetail("The upstream's code is \"%s\", its message \"%s\".",
+									  code, message) :
+							errdetail("The upstream's code is \"%s\".", code)));
 }
 
 
@@ -171,56 +165,52 @@ wait_raise_failure(const char *task_id, const char *code, const char *message)
  * Tracked rows
  */
 
-/* Why it must be READ COMMITTED. */
-static void
-wait_check_isolation(void)
-{
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("cannot wait for a tracked task in a transaction of this isolation level"),
-				 errdetail("The transaction's snapshot would never show the row's change."),
-				 errhint("Use READ COMMITTED.")));
-}
-
-/* A column of the row that SPI holds, as a string of the current context. */
+/* A column of the row that SPI holds, in the current context. */
 static char *
-wait_column(int column, MemoryContext context)
+wait_column(int column)
 {
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[0],
-									 SPI_tuptable->tupdesc, column);
-
-	return value != NULL ? MemoryContextStrdup(context, value) : NULL;
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
 }
 
-/* Take over the row that wait_look() has read. */
-static void
-wait_take_row(WaitRow *row, MemoryContext context)
+/* Was this written or locked by a transaction that goes on here? */
+static bool
+wait_is_current(int column)
 {
-	HeapTuple	tuple = SPI_tuptable->vals[0];
-	TupleDesc	desc = SPI_tuptable->tupdesc;
-	char	   *progress;
-	Datum		xmin;
+	bool		isnull;
+	Datum		xid = SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, column, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xid));
+}
+
+/* Copy the row that SPI holds. */
+static void
+wait_copy_row(WaitRow *row)
+{
+	char	   *progress = wait_column(4);
 	bool		isnull;
 
-	row->state = wait_column(2, context);
-	row->news.status = wait_column(3, context);
-	progress = wait_column(4, context);
-	row->news.progress = progress ? atoi(progress) : -1;
-	row->error_code = wait_column(5, context);
-	row->error_message = wait_column(6, context);
-	xmin = SPI_getbinval(tuple, desc, 7, &isnull);
-	row->own = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
-	row->result = SPI_datumTransfer(SPI_getbinval(tuple, desc, 1, &isnull),
+	row->state = wait_column(2);
+	row->error_code = wait_column(5);
+	row->error_message = wait_column(6);
+	row->last = wait_describe(wait_column(3),
+							  progress ? atoi(progress) : -1, row->error_code);
+	row->own = wait_is_current(7) || wait_is_current(8);
+	row->result = SPI_datumTransfer(SPI_getbinval(SPI_tuptable->vals[0],
+												  SPI_tuptable->tupdesc, 1,
+												  &isnull),
 									false, -1);
 }
 
 /*
  * Read a task's row with a new snapshot; false if the caller sees none.  What
  * it returns is made in the current memory context.
+ *
+ * xmax is that of a lock, too.  (One that leaves the worker free, FOR KEY
+ * SHARE, cannot be told from it here; then both poll.)
  */
 static bool
-wait_look(WaitRow *row, const char *task_id, Name server)
+wait_read_row(WaitRow *row, const char *task_id, Name server)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {TEXTOID, NAMEOID};
@@ -236,7 +226,8 @@ wait_look(WaitRow *row, const char *task_id, Name server)
 		return false;
 	sql = psprintf("SELECT ROW(status, progress, file_url, expire_time,"
 				   " state, error_code, error_message)::%1$s.anyvod_result,"
-				   " state, status, progress, error_code, error_message, xmin"
+				   " state, status, progress, error_code, error_message,"
+				   " xmin, xmax"
 				   " FROM %1$s.anyvod_tasks"
 				   " WHERE task_id OPERATOR(pg_catalog.=) $1"
 				   " AND server OPERATOR(pg_catalog.=) $2",
@@ -250,7 +241,10 @@ wait_look(WaitRow *row, const char *task_id, Name server)
 				 errmsg("could not read the tracked task")));
 	found = SPI_processed > 0;
 	if (found)
-		wait_take_row(row, context);
+	{
+		MemoryContextSwitchTo(context);
+		wait_copy_row(row);
+	}
 	SPI_finish();
 	PopActiveSnapshot();
 	return found;
@@ -268,16 +262,16 @@ wait_settled(const char *task_id, const WaitRow *row)
 				 errmsg("task \"%s\" was abandoned before it had ended",
 						task_id),
 				 row->error_code ?
-					 errdetail("The last trouble was \"%s\".",
+					 errdetail("The last error was \"%s\".",
 							   row->error_code) :
 					 0));
 	return row->result;
 }
 
 /*
- * Wait for a tracked task; false if its row is not one to wait for: there is
- * none, it was deleted, or it is this transaction's own, which the worker
- * cannot see.
+ * Wait for a tracked task.  Returns false if no worker is going to fill in its
+ * row: there is none, it was deleted, this transaction has written or locked
+ * it, or nothing is preloaded.
  */
 static bool
 wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
@@ -285,40 +279,36 @@ wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "anyvod row",
 												  ALLOCSET_SMALL_SIZES);
-	bool		found;
+	WaitRow		row;
+	bool		settled = false;
 
 	for (;;)
 	{
-		int64		look_at = monotonic_us() + WAIT_LOOK_EVERY;
-		WaitRow		row;
-		bool		settled;
+		int64		read_at = monotonic_us() + WAIT_READ_EVERY;
+		bool		found;
 
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
-		found = wait_look(&row, task_id, server);
+		found = wait_read_row(&row, task_id, server);
 		MemoryContextSwitchTo(caller);
-		if (found)
-			wait_check_isolation();
 		settled = found && strcmp(row.state, "pending") != 0;
-		if (found && row.own && !settled)
-			found = false;
-		if (!found)
+		if (!found || settled || row.own || !launcher_present())
 			break;
-		if (settled)
-		{
-			*result = datumCopy(wait_settled(task_id, &row), false, -1);
-			break;
-		}
+		if (IsolationUsesXactSnapshot())
+			ereport(ERROR,
+					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+					 errmsg("cannot wait for a tracked task in a transaction of this isolation level"),
+					 errdetail("The transaction's snapshot would never show the row's change."),
+					 errhint("Use READ COMMITTED.")));
 		if (monotonic_us() >= until)
-		{
-			row.news.trouble = row.error_code;
-			wait_raise_timeout(task_id, &row.news);
-		}
-		launcher_sleep(wait_milliseconds(Min(look_at, until)));
+			wait_raise_timeout(task_id, row.last);
+		launcher_sleep(request_milliseconds(Min(read_at, until)));
 	}
 	launcher_end_sleep();
+	if (settled)
+		*result = datumCopy(wait_settled(task_id, &row), false, -1);
 	MemoryContextDelete(context);
-	return found;
+	return settled;
 }
 
 
@@ -326,50 +316,32 @@ wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
  * Tasks that are not tracked
  */
 
-/* Keep a string that may be NULL in place of another. */
+/* Keep what is known of a task, made in the context of one poll. */
 static void
-wait_keep(char **kept, const char *string, MemoryContext keep)
+poll_keep(Polling *polling, const char *last)
 {
-	if (*kept != NULL)
-		pfree(*kept);
-	*kept = string != NULL ? MemoryContextStrdup(keep, string) : NULL;
-}
-
-/* Keep what an answer says of a running task. */
-static void
-wait_note_answer(WaitAsking *asking, const Answer *answer, MemoryContext keep)
-{
-	asking->troubles = 0;
-	wait_keep(&asking->news.trouble, NULL, keep);
-	if (answer->status == NULL)
+	if (last == NULL)
 		return;
-	wait_keep(&asking->news.status,
-			  result_cstring(answer->status, strlen(answer->status)), keep);
-	asking->news.progress = answer->progress;
+	if (polling->last != NULL)
+		pfree(polling->last);
+	polling->last = MemoryContextStrdup(polling->context, last);
 }
 
-/* When to ask again for a task that is running: how long from now. */
-static int64
-wait_schedule(const WaitAsking *asking, const Answer *answer, Name server)
+/* A string of a response, which may be NULL, in the database's encoding. */
+static char *
+poll_string(const char *utf8)
 {
-	ScheduleSettings settings = {
-		.detection_delay = anyvod_detection_delay * INT64CONST(1000),
-		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
-		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
-	};
-
-	return schedule_fixed(&settings,
-						  pg_prng_double(&pg_global_prng_state));
+	return utf8 != NULL ? result_cstring(utf8, strlen(utf8)) : NULL;
 }
 
 /*
- * What kind of trouble has a question met?  False if it is one that waiting
- * does not mend: a refused key, a wrong base URL, a limit of ours.
+ * What kind of failure is it?  False if waiting does not help: a refused key,
+ * a wrong base URL, a limit of ours.
  */
 static bool
-wait_is_passing(const TaskRequest *ask, ScheduleRetry *why)
+poll_is_transient(const TaskRequest *task, ScheduleRetry *why)
 {
-	switch (ask->request->result)
+	switch (task->request->result)
 	{
 		case HTTP_COMPLETE:
 			break;
@@ -381,145 +353,151 @@ wait_is_passing(const TaskRequest *ask, ScheduleRetry *why)
 		default:
 			return false;
 	}
-	switch (ask->answer.verdict)
+	switch (task->answer.verdict)
 	{
 		case ANSWER_NO_OUTPUT:
 			*why = SCHEDULE_NO_OUTPUT;
-			return true;
+			break;
 		case ANSWER_UNKNOWN_TASK:
 			*why = SCHEDULE_UNKNOWN_TASK;
-			return true;
+			break;
 		case ANSWER_RATE_LIMITED:
 			*why = SCHEDULE_RATE_LIMITED;
-			return true;
+			break;
 		case ANSWER_TRANSIENT:
 			*why = SCHEDULE_TRANSIENT;
-			return true;
+			break;
 		case ANSWER_UNREADABLE:
 			*why = SCHEDULE_UNREADABLE;
-			return true;
+			break;
 		default:
 			return false;
 	}
+	return true;
 }
 
-/* The task has failed, as an answer says. */
+/* The task has failed, as a response says. */
 static void
-wait_raise_answer(const char *task_id, const Answer *answer)
+poll_raise_failure(const char *task_id, const Answer *answer)
 {
-	char	   *code = answer->error_code;
-	char	   *message = answer->error_message;
-
-	wait_raise_failure(task_id,
-					   code ? result_cstring(code, strlen(code)) : NULL,
-					   message ?
-						   result_cstring(message, strlen(message)) :
-						   NULL);
+	wait_raise_failure(task_id, poll_string(answer->error_code),
+					   poll_string(answer->error_message));
 }
 
 /*
- * A question met trouble: raise it if waiting does not mend it or it was borne
- * long enough; else keep it and return how long from now to ask again.
+ * A poll has failed: raise the error if waiting does not help or has helped
+ * long enough, else keep it and say when to poll again.
  */
-static int64
-wait_bear(WaitAsking *asking, const TaskRequest *ask, const char *task_id,
-		  MemoryContext keep)
+static PollResult
+poll_failed(Polling *polling, const TaskRequest *task)
 {
-	RequestError trouble;
-	bool		troubled = request_describe_error(ask, &trouble);
+	RequestError error;
+	bool		described = errors_describe(task, &error);
 	ScheduleRetry why = SCHEDULE_TRANSIENT;
-	int64		wait;
+	int			retry_after = task->request->retry_after;
 
-	if (!wait_is_passing(ask, &why))
-		request_raise(&trouble);
-	if (asking->troubles == 0 || asking->trouble != why)
+	if (!poll_is_transient(task, &why))
+		errors_raise(&error);
+	if (polling->failures == 0 || polling->failure != why)
 	{
-		asking->trouble = why;
-		asking->troubles = 0;
-		asking->trouble_since = monotonic_us();
+		polling->failure = why;
+		polling->failures = 0;
+		polling->failing_since = monotonic_us();
 	}
-	asking->troubles++;
-	if (schedule_is_final(why, asking->troubles,
-						  monotonic_us() - asking->trouble_since))
+	polling->failures++;
+	if (schedule_is_final(why, polling->failures,
+						  monotonic_us() - polling->failing_since))
 	{
-		if (troubled)
-			request_raise(&trouble);
-		wait_raise_answer(task_id, &ask->answer);
+		if (described)
+			errors_raise(&error);
+		poll_raise_failure(task->task_id, &task->answer);
 	}
-	if (troubled)
-		wait_keep(&asking->news.trouble, trouble.message, keep);
-	wait = schedule_retry(why, asking->troubles,
-						  pg_prng_double(&pg_global_prng_state));
-	if (ask->request->retry_after >= 0)
-		wait = Max(why == SCHEDULE_RATE_LIMITED ? 0 : wait,
-				   ask->request->retry_after * SECOND);
-	return wait;
+	if (described)
+		poll_keep(polling, wait_describe(NULL, -1, error.message));
+	polling->wait = schedule_retry(why, polling->failures,
+								   pg_prng_double(&pg_global_prng_state));
+	if (retry_after >= 0)
+	{
+		polling->throttled = true;
+		polling->wait = Max(why == SCHEDULE_RATE_LIMITED ? 0 : polling->wait,
+							retry_after * SECOND);
+	}
+	return POLL_AGAIN;
 }
 
 /*
- * TaskRequest once.  Returns -1 when the task has ended well, else how long from now
- * to ask again.  The current memory context is a scratch.
+ * Poll once, up to a time of monotonic_us().  Raises an error if the task has
+ * failed.  The current memory context is reset before the next poll.
  */
-static int64
-wait_ask(WaitAsking *asking, TaskRequest *ask, const char *task_id, Name server,
-		 int64 until, MemoryContext keep)
+static PollResult
+poll_once(Polling *polling, TaskRequest *task, int64 until)
 {
-	if (!request_run(ask, http_batch_create(CurrentMemoryContext), task_id, until))
-		return 0;
-	if (ask->request->result == HTTP_COMPLETE)
+	polling->throttled = false;
+	if (!request_run(task, http_batch_create(CurrentMemoryContext), until))
+		return POLL_CUT_OFF;
+	if (task->request->result != HTTP_COMPLETE)
+		return poll_failed(polling, task);
+	switch (task->answer.verdict)
 	{
-		switch (ask->answer.verdict)
-		{
-			case ANSWER_SUCCEEDED:
-				return -1;
-			case ANSWER_FAILED:
-				wait_raise_answer(task_id, &ask->answer);
-				break;
-			case ANSWER_RUNNING:
-				wait_note_answer(asking, &ask->answer, keep);
-				return wait_schedule(asking, &ask->answer, server);
-			default:
-				break;
-		}
+		case ANSWER_SUCCEEDED:
+			return POLL_SUCCEEDED;
+		case ANSWER_RUNNING:
+			polling->failures = 0;
+			poll_keep(polling,
+					  wait_describe(poll_string(task->answer.status),
+									task->answer.progress, NULL));
+			polling->wait = polling->interval;
+			polling->interval = Min(polling->interval * 3 / 2,
+									WAIT_LAST_INTERVAL);
+			return POLL_AGAIN;
+		case ANSWER_FAILED:
+			poll_raise_failure(task->task_id, &task->answer);
+			pg_unreachable();
+		default:
+			return poll_failed(polling, task);
 	}
-	return wait_bear(asking, ask, task_id, keep);
 }
 
-/* Let time pass. */
-static void
-wait_pass(int64 until)
-{
-	while (monotonic_us() < until)
-		(void) http_run_once(wait_milliseconds(until));
-}
-
-/* TaskRequest for a task that is not tracked until it has ended. */
+/*
+ * Poll a task until it has ended.  The last poll begins when the time is up,
+ * unless the gateway wants none then, and may take as long as a request may;
+ * one that is in flight when the time is up is cut off.
+ */
 static Datum
 wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 			   int64 until)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller, "anyvod question",
+	MemoryContext context = AllocSetContextCreate(caller, "anyvod poll",
 												  ALLOCSET_DEFAULT_SIZES);
-	WaitAsking	asking = {.begin = GetCurrentTimestamp()};
-	TaskRequest ask = {.server = NameStr(*server), .userid = GetUserId()};
+	Polling		polling = {.context = caller, .interval = WAIT_FIRST_INTERVAL};
+	TaskRequest task = {.server = NameStr(*server),
+						.userid = GetUserId(),
+						.task_id = task_id};
 	Datum		result;
 
 	for (;;)
 	{
-		int64		wait;
+		bool		last = monotonic_us() >= until;
+		PollResult	polled;
+		int64		next;
 
 		MemoryContextSwitchTo(context);
-		wait = wait_ask(&asking, &ask, task_id, server, until, caller);
+		polled = poll_once(&polling, &task,
+						   last ? REQUEST_NO_DEADLINE : until);
 		MemoryContextSwitchTo(caller);
-		if (wait < 0)
+		if (polled == POLL_SUCCEEDED)
 			break;
+		if (last || polled == POLL_CUT_OFF)
+			wait_raise_timeout(task_id, polling.last);
 		MemoryContextReset(context);
-		wait_pass(Min(monotonic_us() + wait, until));
-		if (monotonic_us() >= until)
-			wait_raise_timeout(task_id, &asking.news);
+		next = monotonic_us() + polling.wait;
+		while (monotonic_us() < Min(next, until))
+			(void) http_run_once(request_milliseconds(Min(next, until)));
+		if (next > until && polling.throttled)
+			wait_raise_timeout(task_id, polling.last);
 	}
-	result = result_row(fcinfo, &ask.answer);
+	result = result_row(fcinfo, &task.answer);
 	MemoryContextDelete(context);
 	return result;
 }
@@ -531,21 +509,18 @@ wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 Datum
 anyvod_wait(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTOID, INTERVALOID, NAMEOID};
 	char	   *task_id;
 	int64		until;
 	Name		server;
 	Datum		result;
 
-	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
 	result_check_row(fcinfo);
 	task_id = request_task_id(PG_GETARG_TEXT_PP(0));
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 	server = PG_GETARG_NAME(2);
-	if (launcher_present() &&
-		wait_tracked(task_id, server, until, &result))
-		PG_RETURN_DATUM(result);
-	PG_RETURN_DATUM(wait_untracked(fcinfo, task_id, server, until));
+	if (!wait_tracked(task_id, server, until, &result))
+		result = wait_untracked(fcinfo, task_id, server, until);
+	PG_RETURN_DATUM(result);
 }
 
 
@@ -553,20 +528,20 @@ anyvod_wait(PG_FUNCTION_ARGS)
  * anyvod_wait_all
  */
 
-/* What a look at some rows has found. */
-typedef struct WaitLook
+/* What some rows are like. */
+typedef struct WaitRows
 {
 	int			rows;			/* that the caller sees */
 	char	   *pending;		/* the id of one that is pending, or NULL */
-	WaitNews	news;			/* about it */
-} WaitLook;
+	char	   *last;			/* what is known of that one */
+} WaitRows;
 
 /*
- * Look at the rows of "n" ids, in a transaction that is over on return.  What
- * is found belongs to SPI, up to the next look.
+ * Read the rows of "n" ids, in a transaction that is over on return.  What is
+ * found is made in the current memory context.
  */
 static void
-wait_look_at(WaitLook *look, char **ids, int n)
+wait_read_rows(WaitRows *rows, char **ids, int n)
 {
 	Oid			types[] = {TEXTARRAYOID};
 	Datum	   *elements = palloc(n * sizeof(Datum));
@@ -576,7 +551,7 @@ wait_look_at(WaitLook *look, char **ids, int n)
 	const char *schema;
 	char	   *progress;
 
-	memset(look, 0, sizeof(WaitLook));
+	memset(rows, 0, sizeof(WaitRows));
 	for (int i = 0; i < n; i++)
 		elements[i] = CStringGetTextDatum(ids[i]);
 	values[0] = PointerGetDatum(construct_array(elements, n, TEXTOID, -1,
@@ -596,15 +571,17 @@ wait_look_at(WaitLook *look, char **ids, int n)
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not read the tracked tasks")));
+		MemoryContextSwitchTo(context);
 		if (SPI_processed > 0)
 		{
-			look->rows = atoi(wait_column(1, context));
-			if (strcmp(wait_column(5, context), "t") == 0)
+			rows->rows = atoi(wait_column(1));
+			if (strcmp(wait_column(5), "t") == 0)
 			{
-				look->pending = wait_column(2, context);
-				look->news.status = wait_column(3, context);
-				progress = wait_column(4, context);
-				look->news.progress = progress ? atoi(progress) : -1;
+				progress = wait_column(4);
+				rows->pending = wait_column(2);
+				rows->last = wait_describe(wait_column(3),
+										   progress ? atoi(progress) : -1,
+										   NULL);
 			}
 		}
 		SPI_freetuptable(SPI_tuptable);
@@ -614,7 +591,7 @@ wait_look_at(WaitLook *look, char **ids, int n)
 
 /*
  * Wait until no row of these ids is pending.  Those in front have left
- * pending once and are not looked at again.  Returns how many had a row.
+ * pending once and are not read again.  Returns how many had a row.
  */
 static int
 wait_for_rows(const TaskIds *ids, int64 until)
@@ -628,22 +605,28 @@ wait_for_rows(const TaskIds *ids, int64 until)
 
 	while (done < ids->n)
 	{
-		int			n = Min(ids->n - done, WAIT_LOOK_ROWS);
-		int64		look_at = monotonic_us() + WAIT_LOOK_EVERY;
-		WaitLook	look;
+		int			n = Min(ids->n - done, WAIT_READ_ROWS);
+		int64		read_at = monotonic_us() + WAIT_READ_EVERY;
+		WaitRows	rows;
 
 		MemoryContextReset(context);
-		wait_look_at(&look, ids->ids + done, n);
+		wait_read_rows(&rows, ids->ids + done, n);
 		MemoryContextSwitchTo(context);
-		if (look.pending == NULL)
+		if (rows.pending == NULL)
 		{
 			done += n;
-			tracked += look.rows;
+			tracked += rows.rows;
 			continue;
 		}
+		if (!launcher_present())
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("tracked tasks are not polled"),
+					 errdetail("Task \"%s\" is pending.", rows.pending),
+					 errhint("Add \"anyvod\" to \"shared_preload_libraries\".")));
 		if (monotonic_us() >= until)
-			wait_raise_timeout(look.pending, &look.news);
-		launcher_sleep(wait_milliseconds(Min(look_at, until)));
+			wait_raise_timeout(rows.pending, rows.last);
+		launcher_sleep(request_milliseconds(Min(read_at, until)));
 	}
 	launcher_end_sleep();
 	MemoryContextSwitchTo(old);
@@ -656,7 +639,6 @@ wait_for_rows(const TaskIds *ids, int64 until)
 Datum
 anyvod_wait_all(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTARRAYOID, INTERVALOID};
 	CallContext *call = (CallContext *) fcinfo->context;
 	TaskIds		ids;
 	int64		until;
@@ -666,17 +648,11 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("anyvod_wait_all cannot be called in a transaction block or a function"),
-				 errdetail("It ends its transaction after each look, to hold nothing while it waits.")));
-	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
+				 errdetail("It ends its transaction after each read, to hold nothing while it waits.")));
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("task ids and timeout must not be null")));
-	if (!launcher_present())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("tracked tasks are not asked for"),
-				 errhint("Add \"anyvod\" to \"shared_preload_libraries\".")));
 	request_task_ids(&ids, PG_GETARG_ARRAYTYPE_P_COPY(0));
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 
