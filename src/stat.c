@@ -119,7 +119,7 @@ typedef struct StatAccountFigures
  */
 typedef struct StatWaits
 {
-	int64		first_due;		/* monotonic_us(); kept even while not counted */
+	int64		first_due;		/* monotonic_us(); kept while not counted */
 	uint64		asked;			/* requests since counting, for what was due */
 	int64		counted_at;		/* monotonic_us() */
 	uint64		late;			/* due for STAT_LATE or longer */
@@ -675,7 +675,9 @@ stat_note_answer(const StatRequest *request, AnswerVerdict verdict)
 void
 stat_note_no_answer(const StatRequest *request)
 {
-	stat_note_end(request, request->result == HTTP_TOO_LARGE ? ANSWER_UNREADABLE : STAT_NO_ANSWER);
+	bool		too_large = request->result == HTTP_TOO_LARGE;
+
+	stat_note_end(request, too_large ? ANSWER_UNREADABLE : STAT_NO_ANSWER);
 }
 
 /* A request has changed nothing in the table. */

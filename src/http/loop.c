@@ -681,7 +681,7 @@ transfer_close_unresponsive(HttpTransfer *transfer)
 		(void) shutdown(fd, SHUT_RDWR);
 }
 
-/* Learn from the end of a transfer what the connections to its endpoint carry. */
+/* Learn from a transfer's end what the connections to its endpoint carry. */
 static void
 transfer_learn_kind(HttpTransfer *transfer)
 {
@@ -1152,7 +1152,8 @@ loop_init(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not start libcurl")));
-	if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
+	if ((curl_version_info(CURLVERSION_NOW)->features &
+		 CURL_VERSION_ASYNCHDNS) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("libcurl resolves names synchronously"),

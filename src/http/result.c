@@ -84,7 +84,8 @@ result_phase(const HttpTransfer *transfer, CURLcode code)
 	const HttpEndpoint *endpoint = transfer->endpoint;
 	CURL	   *easy = transfer->handle->easy;
 
-	if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY)
+	if (code == CURLE_COULDNT_RESOLVE_HOST ||
+		code == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
 	if (result_sent(transfer) && code != CURLE_COULDNT_CONNECT)
 		return HTTP_PHASE_RESPONSE;
@@ -162,7 +163,9 @@ result_certificate(CURL *easy, bool at_proxy)
 	(void) curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session);
 	if (session == NULL || session->backend != CURLSSLBACKEND_OPENSSL)
 		return HTTP_CERTIFICATE_REFUSED;
-	switch (result_number(easy, at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT : CURLINFO_SSL_VERIFYRESULT))
+	switch (result_number(easy, at_proxy ?
+								CURLINFO_PROXY_SSL_VERIFYRESULT :
+								CURLINFO_SSL_VERIFYRESULT))
 	{
 		case 0:
 		case 1:
@@ -185,8 +188,8 @@ result_certificate(CURL *easy, bool at_proxy)
  * Is it certain that the gateway has not processed a request that failed, so
  * that it may be sent again?
  *
- * Over HTTP/2 a gateway that ends a connection says so (GOAWAY, REFUSED_STREAM).
- * libcurl then sends the request again by itself, and gives up after 5 times,
+ * Over HTTP/2 a gateway that ends a connection says so (GOAWAY,
+ * REFUSED_STREAM).  libcurl then sends the request again by itself, and gives up after 5 times,
  * or fails without a message if the connection was new.
  * What was to go over a connection of others may also never have been sent, to
  * the end of its connect_timeout, or (8.23) have met one that was closed.
