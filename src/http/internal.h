@@ -178,7 +178,8 @@ extern size_t transfer_on_body(char *data, size_t one, size_t len, void *arg);
 extern void loop_init(void);
 extern int	loop_max_connections(void);
 extern void loop_begin(HttpTransfer *transfer, bool first);
-extern void loop_close_desynchronised(const HttpTransfer *transfer);
+extern void loop_close_connection(const HttpTransfer *transfer,
+								  int64 active_at);
 extern void loop_remove(HttpTransfer *transfer);
 extern curl_socket_t loop_on_open(void *arg, curlsocktype purpose,
 								  struct curl_sockaddr *address);

@@ -57,6 +57,9 @@
 /* How long libcurl may work before interrupts are checked. */
 #define LOOP_SLICE (5 * MILLISECOND)
 
+/* Events that are taken at once. */
+#define EVENTS 128
+
 /* How long a multi handle takes new requests. */
 #define MULTI_MAX_AGE (50 * SECOND)
 
@@ -96,12 +99,11 @@
 /* What libcurl wants to know about a descriptor, and what is waited for. */
 typedef struct HttpSocket
 {
-	uint8		wanted;			/* EVENT_IN | EVENT_OUT, 0: nothing */
-	uint8		polled;			/* what the event loop waits for */
+	uint32		wanted;			/* EPOLLIN | EPOLLOUT, 0: nothing */
+	uint32		polled;			/* what the event loop waits for */
 	bool		ours;			/* opened by our callback */
 	bool		connected;		/* its peer was waited for */
 	bool		serial;			/* carries one request at a time */
-	bool		unpollable;		/* the event loop refused it */
 	HttpMulti  *multi;			/* whose it is, or was */
 	uint64		opener;			/* number of the transfer that it was for */
 	int64		active_at;		/* when something last arrived */
@@ -118,7 +120,6 @@ static struct
 	int			nsockets;
 	bool		finished;		/* a transfer has, in this iteration */
 	bool		busy;			/* there was more to do than a slice allows */
-	bool		unpollable;		/* some socket is */
 	uint64		number;			/* of the last transfer dispatched */
 	int64		used_at;		/* when an iteration last began */
 	TimeoutId	idle_timeout;	/* of a session */
@@ -179,7 +180,7 @@ socket_make_room(int fd)
 
 /* Have something else waited for at a socket; false if that fails. */
 static bool
-socket_poll(int fd, int events)
+socket_poll(int fd, uint32 events)
 {
 	HttpSocket *socket = &loop.sockets[fd];
 
@@ -254,9 +255,9 @@ loop_on_close(void *arg, curl_socket_t fd)
  * tells of connected sockets only; its resolver has others, which it closes by
  * itself.
  *
- * The system may refuse to wait for one more.  That is not said to libcurl:
- * 7.88 would do nothing more with this multi handle, and then use a transfer's
- * memory that has been freed.
+ * The system may refuse to wait for one more.  That is not said to libcurl,
+ * since 7.88 would do nothing more with this multi handle, and then use a
+ * transfer's memory that has been freed; the transfer's time is over.
  */
 static int
 loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
@@ -264,12 +265,12 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	HttpTransfer *transfer = transfer_of_easy(easy);
 	HttpSocket *socket;
 	long		version = 0;
-	int			wanted = 0;
+	uint32		wanted = 0;
 
 	if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
-		wanted |= EVENT_IN;
+		wanted |= EPOLLIN;
 	if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
-		wanted |= EVENT_OUT;
+		wanted |= EPOLLOUT;
 
 	/* (Ours have room.  The resolver looks by itself, too.) */
 	if (!socket_make_room(fd))
@@ -279,7 +280,7 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	if (!socket->ours && socket->polled == 0)
 		(void) fcntl(fd, F_SETFD, FD_CLOEXEC);
 	/* If its peer is to say something, there is a connection. */
-	if ((wanted & EVENT_IN) && socket->ours)
+	if ((wanted & EPOLLIN) && socket->ours)
 	{
 		socket->connected = true;
 		if (transfer != NULL && socket->opener == transfer->number)
@@ -292,12 +293,13 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	}
 	socket->wanted = wanted;
 	if (wanted == 0 && socket->connected && socket->polled != 0)
-		wanted = EVENT_IN;
-	if (!socket_poll(fd, wanted))
+		wanted = EPOLLIN;
+	if (!socket_poll(fd, wanted) && transfer != NULL)
 	{
-		socket->unpollable = loop.unpollable = true;
-		if (transfer != NULL)
-			transfer->denied = true;
+		transfer->denied = true;
+		pairingheap_remove(&deadlines, &transfer->deadline_node);
+		transfer->deadline = 0;
+		pairingheap_add(&deadlines, &transfer->deadline_node);
 	}
 	return 0;
 }
@@ -309,14 +311,15 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
  * response is for, and has more to say than responses.)
  */
 static void
-socket_on_idle_event(const Event *event)
+socket_on_idle_event(int fd, uint32 events)
 {
-	HttpSocket *socket = &loop.sockets[event->fd];
-	bool		close = socket->serial || event->closed;
+	HttpSocket *socket = &loop.sockets[fd];
+	bool		close = socket->serial ||
+		(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 
-	(void) socket_poll(event->fd, close || !socket->ours ? 0 : EVENT_CLOSED);
+	(void) socket_poll(fd, close || !socket->ours ? 0 : EPOLLRDHUP);
 	if (close && socket->ours)
-		(void) shutdown(event->fd, SHUT_RDWR);
+		(void) shutdown(fd, SHUT_RDWR);
 }
 
 
@@ -643,16 +646,6 @@ loop_remove(HttpTransfer *transfer)
 	}
 }
 
-/* Close the connection over which a finished transfer got its response. */
-void
-loop_close_desynchronised(const HttpTransfer *transfer)
-{
-	curl_socket_t fd = transfer->socket;
-
-	if (fd >= 0 && fd < loop.nsockets && loop.sockets[fd].ours)
-		(void) shutdown(fd, SHUT_RDWR);
-}
-
 static void
 loop_finish(HttpTransfer *transfer)
 {
@@ -662,22 +655,16 @@ loop_finish(HttpTransfer *transfer)
 }
 
 /*
- * A request has timed out on a connection that is shared, and so outlives it.
- * If nothing has arrived there since it was started, the connection may well
- * be dead; libcurl would give it one request after the other until the system
- * finds out, in a quarter of an hour.  Shut down, it is found closed.
+ * Shut the connection of a finished transfer down, so that libcurl finds it
+ * closed, unless something has arrived there since "active_at".
  */
-static void
-transfer_close_unresponsive(HttpTransfer *transfer)
+void
+loop_close_connection(const HttpTransfer *transfer, int64 active_at)
 {
 	curl_socket_t fd = transfer->socket;
 
-	if (transfer->request.result != HTTP_TIMED_OUT ||
-		transfer->request.phase != HTTP_PHASE_RESPONSE ||
-		transfer->multi->kind != HTTP_KIND_MULTIPLEXED)
-		return;
 	if (fd >= 0 && fd < loop.nsockets && loop.sockets[fd].ours &&
-		loop.sockets[fd].active_at < transfer->request.started)
+		loop.sockets[fd].active_at < active_at)
 		(void) shutdown(fd, SHUT_RDWR);
 }
 
@@ -740,7 +727,16 @@ loop_end_transfer(HttpTransfer *transfer, CURLcode code)
 							 &transfer->socket);
 	result_take(transfer, code);
 	transfer_learn_kind(transfer);
-	transfer_close_unresponsive(transfer);
+
+	/*
+	 * A connection that is shared outlives a request that timed out.  If
+	 * nothing has arrived since, it may be dead; libcurl would give it one
+	 * request after the other until the system finds out, in a quarter of an
+	 * hour.
+	 */
+	if (transfer->request.result == HTTP_TIMED_OUT &&
+		transfer->multi->kind == HTTP_KIND_MULTIPLEXED)
+		loop_close_connection(transfer, transfer->request.started);
 	transfer_leave_libcurl(transfer, true);
 	loop_finish(transfer);
 }
@@ -954,12 +950,14 @@ loop_run_timers(int64 until)
 static void
 loop_run_events(int64 until)
 {
-	Event		events[EVENT_LOOP_BATCH];
-	int			n = event_loop_take(events);
+	struct epoll_event events[EVENTS];
+	int			n = event_loop_take(events, EVENTS);
 
 	for (int i = 0; i < n; i++)
 	{
-		HttpSocket *socket = &loop.sockets[events[i].fd];
+		int			fd = events[i].data.fd;
+		uint32		what = events[i].events;
+		HttpSocket *socket = &loop.sockets[fd];
 		int64		now = monotonic_us();
 		int			mask = 0;
 
@@ -970,39 +968,17 @@ loop_run_events(int64 until)
 		}
 		if (socket->wanted == 0)
 		{
-			socket_on_idle_event(&events[i]);
+			socket_on_idle_event(fd, what);
 			continue;
 		}
 		socket->active_at = now;
-		if (events[i].in || events[i].failed)
+		if (what & (EPOLLIN | EPOLLERR | EPOLLHUP))
 			mask |= CURL_CSELECT_IN;
-		if (events[i].out || events[i].failed)
+		if (what & (EPOLLOUT | EPOLLERR | EPOLLHUP))
 			mask |= CURL_CSELECT_OUT;
-		if (events[i].failed)
+		if (what & (EPOLLERR | EPOLLHUP))
 			mask |= CURL_CSELECT_ERR;
-		multi_act(socket->multi, events[i].fd, mask);
-	}
-}
-
-/* Fail the requests whose sockets cannot be waited for. */
-static void
-loop_fail_unpollable(void)
-{
-	if (!loop.unpollable)
-		return;
-	loop.unpollable = false;
-	for (int fd = 0; fd < loop.nsockets; fd++)
-	{
-		HttpSocket *socket = &loop.sockets[fd];
-
-		if (!socket->unpollable)
-			continue;
-		socket->unpollable = false;
-		if (socket->wanted == 0 || !socket->ours)
-			continue;
-		(void) shutdown(fd, SHUT_RDWR);
-		multi_act(socket->multi, fd,
-				  CURL_CSELECT_IN | CURL_CSELECT_OUT | CURL_CSELECT_ERR);
+		multi_act(socket->multi, fd, mask);
 	}
 }
 
@@ -1022,7 +998,6 @@ loop_work(void)
 	loop_run_timers(until);
 	loop_expire();
 	loop_dispatch(until);
-	loop_fail_unpollable();
 	multi_close_old();
 	loop_restore_signals(&saved);
 }
