@@ -206,10 +206,15 @@ transfer_of_easy(CURL *easy)
 curl_socket_t
 loop_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-	HttpTransfer *transfer = ((HttpHandle *) arg)->transfer;
+	HttpHandle *handle = arg;
+	HttpTransfer *transfer = handle->transfer;
 	HttpEndpoint *endpoint = transfer->endpoint;
 	HttpSocket *made;
 	int			fd;
+
+	/* What was said before is about an old connection that was closed. */
+	if (!transfer->opened)
+		handle->error[0] = '\0';
 
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
 				address->protocol);

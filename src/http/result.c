@@ -234,6 +234,11 @@ result_take(HttpTransfer *transfer, CURLcode code)
 	request->retry_after = compat_retry_after(easy);
 	if (code == CURLE_OK)
 		return;
+	if (transfer->handle->error[0] == '\0' &&
+		result_number(easy, CURLINFO_HTTP_CONNECTCODE) / 100 > 2)
+		snprintf(transfer->handle->error, CURL_ERROR_SIZE,
+				 "CONNECT tunnel failed, response %ld",
+				 result_number(easy, CURLINFO_HTTP_CONNECTCODE));
 	strlcpy(request->error,
 			transfer->handle->error[0] != '\0' ? transfer->handle->error :
 												 curl_easy_strerror(code),
