@@ -299,7 +299,7 @@ loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 	socket->wanted = wanted;
 	if (wanted == 0 && socket->connected && socket->polled != 0)
 		wanted = EPOLLIN;
-	if (!socket_poll(fd, wanted) && transfer != NULL)
+	if (!socket_poll(fd, wanted) && transfer != NULL && socket->wanted != 0)
 	{
 		transfer->denied = true;
 		pairingheap_remove(&deadlines, &transfer->deadline_node);
