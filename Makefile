@@ -36,6 +36,7 @@ OBJS = \
 	src/http/event_loop.o \
 	src/http/handles.o \
 	src/http/loop.o \
+	src/http/multi.o \
 	src/http/result.o \
 	src/launcher.o \
 	src/lister.o \

@@ -8,14 +8,14 @@
  *
  *	what										where			since	until
  *	sockets that were not connected are closed
- *		without the close callback				loop.c			7.61	8.14
- *	a multi handle's descriptors survive exec	loop.c			7.61	8.14
+ *		without the close callback				multi.c			7.61	8.14
+ *	a multi handle's descriptors survive exec	multi.c			7.61	8.14
  *	retries are counted over all transfers of a
  *		handle, and fail the sixth at once		result.c		7.61	8.22
  *	the error buffer tells of another
- *		connection that is closed meanwhile		loop.c			7.61	-
+ *		connection that is closed meanwhile		multi.c			7.61	-
  *	an unsolicited response on an idle connection
- *		is taken for that to the next request	loop.c			7.61	-
+ *		is taken for that to the next request	multi.c			7.61	-
  *	times of phases that were not reached are
  *		filled in when a transfer has failed	result.c		8.20	-
  *	a header line that is too long is

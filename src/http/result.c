@@ -156,12 +156,14 @@ result_classify(const HttpTransfer *transfer, CURLcode code)
 static HttpCertificate
 result_certificate(CURL *easy, bool at_proxy)
 {
+	CURLINFO	which = at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT :
+								   CURLINFO_SSL_VERIFYRESULT;
 	struct curl_tlssessioninfo *session = NULL;
 
 	(void) curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session);
 	if (session == NULL || session->backend != CURLSSLBACKEND_OPENSSL)
 		return HTTP_CERTIFICATE_REFUSED;
-	switch (result_number(easy, at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT : CURLINFO_SSL_VERIFYRESULT))
+	switch (result_number(easy, which))
 	{
 		case 0:
 		case 1:
