@@ -152,7 +152,7 @@ typedef struct HttpTransfer
 	uint64		number;			/* of its last dispatch, never used again */
 	size_t		body_size;		/* allocated, but for the terminator */
 	int			refusals;		/* times that the gateway refused it */
-	bool		fresh;			/* goes over a new connection: http_doubt() */
+	bool		fresh;			/* goes over a new connection */
 	curl_socket_t socket;		/* that the response came over */
 	bool		redacted;		/* the key is not in what callers see */
 	bool		opened;			/* a socket was opened for it */

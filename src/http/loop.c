@@ -302,8 +302,8 @@ transfer_learn_kind(HttpTransfer *transfer)
 
 /*
  * Send a transfer again that the gateway refused to process, before others.
- * That happens where a connection ends after few requests: half as many at
- * once are enough for it then.
+ * Over HTTP/1 all kept connections may have ended.  Over HTTP/2 a connection
+ * may end after few requests: half as many at once are enough for it then.
  */
 static void
 loop_repeat(HttpTransfer *transfer)
@@ -314,7 +314,10 @@ loop_repeat(HttpTransfer *transfer)
 	transfer_leave_libcurl(transfer, true);
 	transfer->request.body_len = 0;
 	transfer->opened = transfer->request.connected = false;
-	endpoint->window = Max(endpoint->in_flight / 2, 1);
+	if (endpoint->kind == HTTP_KIND_SERIAL)
+		transfer->fresh = true;
+	else
+		endpoint->window = Max(endpoint->in_flight / 2, 1);
 	loop_enqueue(transfer, true);
 }
 
