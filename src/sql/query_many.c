@@ -67,7 +67,8 @@ typedef struct Many
 	HttpBatch  *batch;
 	const char *server;
 	Oid			userid;			/* who began it; a cursor may have moved on */
-	TaskIds		ids;
+	char	  **ids;
+	int			nids;
 	int			next;			/* the first id that had no request yet */
 	int			limit;			/* outstanding requests; 1 or more */
 	int			outstanding;	/* requests in the batch */
@@ -83,7 +84,7 @@ many_create(FunctionCallInfo fcinfo)
 	Many	   *many = palloc0(sizeof(Many));
 
 	many->context = CurrentMemoryContext;
-	request_task_ids(&many->ids, PG_GETARG_ARRAYTYPE_P(0));
+	many->nids = request_task_ids(PG_GETARG_ARRAYTYPE_P(0), &many->ids);
 	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
 	many->userid = GetUserId();
 	many->limit = server_settings_get(many->server, many->userid)
@@ -102,12 +103,12 @@ many_pop(Many *many)
 	if (!slist_is_empty(&many->put_back))
 		return slist_container(ManyRequest, node,
 							   slist_pop_head_node(&many->put_back));
-	if (many->next >= many->ids.n)
+	if (many->next >= many->nids)
 		return NULL;
 	request = MemoryContextAllocZero(many->context, sizeof(ManyRequest));
 	request->task.server = many->server;
 	request->task.userid = many->userid;
-	request->task.task_id = many->ids.ids[many->next++];
+	request->task.task_id = many->ids[many->next++];
 	return request;
 }
 

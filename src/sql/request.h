@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * request.h
- *		One request of a session about a task.
+ *		One request of a session about a task, and what is wrong with it.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -12,11 +12,19 @@
 
 #include "response/answer.h"
 #include "http/client.h"
-#include "sql/errors.h"
 #include "utils/array.h"
 
 /* A time of monotonic_us() that never comes. */
 #define REQUEST_NO_DEADLINE PG_INT64_MAX
+
+/* An error that is raised, or becomes a row. */
+typedef struct RequestError
+{
+	int			sqlstate;
+	const char *message;		/* primary message */
+	const char *detail;			/* NULL: none */
+	const char *hint;			/* NULL: none */
+} RequestError;
 
 /* The caller sets the first three fields, request.c the rest. */
 typedef struct TaskRequest
@@ -34,13 +42,6 @@ typedef struct TaskRequest
 								 * may point into the request's body */
 } TaskRequest;
 
-/* The task ids of an array, each once. */
-typedef struct TaskIds
-{
-	int			n;
-	char	  **ids;
-} TaskIds;
-
 extern bool request_try_start(TaskRequest *task, HttpBatch *batch, void *tag);
 extern bool request_read(TaskRequest *task);
 extern bool request_has_other_key(const TaskRequest *task);
@@ -48,6 +49,9 @@ extern bool request_run(TaskRequest *task, HttpBatch *batch, int64 until);
 extern long request_milliseconds(int64 until);
 
 extern char *request_task_id(const text *argument);
-extern void request_task_ids(TaskIds *ids, ArrayType *array);
+extern int	request_task_ids(ArrayType *array, char ***ids);
+
+extern bool errors_describe(const TaskRequest *task, RequestError *error);
+extern void errors_raise(const RequestError *error);
 
 #endif							/* ANYVOD_REQUEST_H */

@@ -470,7 +470,8 @@ Datum
 anyvod_wait_all(PG_FUNCTION_ARGS)
 {
 	CallContext *call = (CallContext *) fcinfo->context;
-	TaskIds		ids;
+	char	  **ids;
+	int			nids;
 	int64		until;
 	WaitRow		row;
 	int			tracked = 0;
@@ -485,17 +486,17 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("task ids and timeout must not be null")));
-	request_task_ids(&ids, PG_GETARG_ARRAYTYPE_P_COPY(0));
+	nids = request_task_ids(PG_GETARG_ARRAYTYPE_P_COPY(0), &ids);
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	row.context = AllocSetContextCreate(CurrentMemoryContext, "anyvod rows",
 										ALLOCSET_SMALL_SIZES);
-	while (done < ids.n)
+	while (done < nids)
 	{
-		int			n = Min(ids.n - done, WAIT_READ_ROWS);
+		int			n = Min(nids - done, WAIT_READ_ROWS);
 
-		wait_read(&row, ids.ids + done, n, NULL);
+		wait_read(&row, ids + done, n, NULL);
 		SPI_commit();
 		if (!row.pending)
 		{
@@ -513,9 +514,8 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 	}
 	launcher_end_sleep();
 	SPI_finish();
-	if (tracked < ids.n)
+	if (tracked < nids)
 		ereport(NOTICE,
-				(errmsg("%d of %d tasks are not tracked", ids.n - tracked,
-						ids.n)));
+				(errmsg("%d of %d tasks are not tracked", nids - tracked, nids)));
 	PG_RETURN_VOID();
 }
