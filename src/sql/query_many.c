@@ -77,23 +77,6 @@ typedef struct Many
 	int64		resumed_at;		/* end of the last pause of the consumer */
 } Many;
 
-/* Check the arguments and make what the call needs; nothing is sent yet. */
-static Many *
-many_create(FunctionCallInfo fcinfo)
-{
-	Many	   *many = palloc0(sizeof(Many));
-
-	many->context = CurrentMemoryContext;
-	many->nids = request_task_ids(PG_GETARG_ARRAYTYPE_P(0), &many->ids);
-	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
-	many->userid = GetUserId();
-	many->limit = server_settings_get(many->server, many->userid)
-					  ->max_concurrency;
-	many->batch = http_batch_create(CurrentMemoryContext);
-	many->left_at = monotonic_us();
-	return many;
-}
-
 /* A request of those that are still to be started, NULL if there is none. */
 static ManyRequest *
 many_pop(Many *many)
@@ -112,14 +95,25 @@ many_pop(Many *many)
 	return request;
 }
 
-/* Start a request of the batch; false if it cannot be, which is its row. */
-static bool
-many_start(Many *many, ManyRequest *request)
+/*
+ * Start as many requests as may be outstanding.  Returns one that cannot be
+ * started, which is its row, else NULL.
+ */
+static ManyRequest *
+many_fill(Many *many)
 {
-	if (!request_try_start(&request->task, many->batch, request))
-		return false;
-	many->outstanding++;
-	return true;
+	ManyRequest *request;
+
+	/* The first is started in any case, so that there is an end to wait for. */
+	while (many->outstanding < many->limit &&
+		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
+		   (request = many_pop(many)) != NULL)
+	{
+		if (!request_try_start(&request->task, many->batch, request))
+			return request;
+		many->outstanding++;
+	}
+	return NULL;
 }
 
 /* Take a request out of the batch. */
@@ -128,30 +122,6 @@ many_release(Many *many, ManyRequest *request)
 {
 	http_release(request->task.request);
 	many->outstanding--;
-}
-
-/*
- * Start as many requests as may be outstanding.  Returns one that cannot be
- * started, else NULL, and in *started whether any was.
- */
-static ManyRequest *
-many_fill(Many *many, bool *started)
-{
-	*started = false;
-
-	/* The first is started in any case, so that there is an end to wait for. */
-	while (many->outstanding < many->limit &&
-		   (many->outstanding == 0 || http_room(many->batch) > 0))
-	{
-		ManyRequest *request = many_pop(many);
-
-		if (request == NULL)
-			break;
-		if (!many_start(many, request))
-			return request;
-		*started = true;
-	}
-	return NULL;
 }
 
 /*
@@ -199,22 +169,16 @@ many_next(Many *many)
 {
 	for (;;)
 	{
-		bool		started;
-		ManyRequest *request = many_fill(many, &started);
+		ManyRequest *request = many_fill(many);
 		HttpRequest *finished;
 
 		if (request != NULL || many->outstanding == 0)
 			return request;
 
 		/* What was started is sent before anything that takes time. */
-		finished = http_take_finished(many->batch);
-		if (finished != NULL && started)
-			(void) http_run_once(0);
-		while (finished == NULL)
-		{
+		(void) http_run_once(0);
+		while ((finished = http_take_finished(many->batch)) == NULL)
 			(void) http_run_once(-1);
-			finished = http_take_finished(many->batch);
-		}
 		request = finished->tag;
 		if (request_read(&request->task) && !many_put_back(many, request))
 			return request;
@@ -226,7 +190,7 @@ static Datum
 many_row(TupleDesc desc, const TaskRequest *task)
 {
 	Datum		values[MANY_COLUMNS] = {0};
-	bool		nulls[MANY_COLUMNS] = {false, true, true, true};
+	bool		nulls[MANY_COLUMNS] = {0};
 	RequestError error;
 	char	   *why;
 	bool		failed = errors_describe(task, &error);
@@ -242,18 +206,21 @@ many_row(TupleDesc desc, const TaskRequest *task)
 	{
 		values[2] = CStringGetTextDatum(unpack_sql_state(error.sqlstate));
 		values[3] = CStringGetTextDatum(error.message);
-		nulls[2] = nulls[3] = false;
 	}
-	else
-		nulls[1] = false;
+	nulls[1] = failed;
+	nulls[2] = nulls[3] = !failed;
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* The first call: what makes the statement fail does so here. */
+/*
+ * The first call: what makes the statement fail does so here.  Nothing is sent
+ * yet.
+ */
 static void
 many_begin(FuncCallContext *call, FunctionCallInfo fcinfo)
 {
 	MemoryContext old = MemoryContextSwitchTo(call->multi_call_memory_ctx);
+	Many	   *many = palloc0(sizeof(Many));
 	TupleDesc	desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
@@ -262,7 +229,15 @@ many_begin(FuncCallContext *call, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("incorrect number of output arguments")));
 	call->tuple_desc = BlessTupleDesc(desc);
-	call->user_fctx = many_create(fcinfo);
+	call->user_fctx = many;
+	many->context = CurrentMemoryContext;
+	many->nids = request_task_ids(PG_GETARG_ARRAYTYPE_P(0), &many->ids);
+	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
+	many->userid = GetUserId();
+	many->limit = server_settings_get(many->server, many->userid)
+					  ->max_concurrency;
+	many->batch = http_batch_create(CurrentMemoryContext);
+	many->left_at = monotonic_us();
 	MemoryContextSwitchTo(old);
 }
 

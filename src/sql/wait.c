@@ -180,49 +180,19 @@ wait_column(int column)
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
 }
 
-/* The same as it is. */
-static Datum
-wait_value(int column)
+/* Is this the id of a transaction that goes on here? */
+static bool
+wait_is_current(const char *xid)
 {
-	bool		isnull;
-
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column,
-						 &isnull);
-}
-
-/*
- * Copy the row that SPI holds.
- *
- * xmax is that of a lock, too.  (One that leaves the worker free, FOR KEY
- * SHARE, cannot be told from it here; then both poll.)
- */
-static void
-wait_copy(WaitRow *row)
-{
-	MemoryContext old = MemoryContextSwitchTo(row->context);
-	TransactionId xmin;
-	TransactionId xmax;
-
-	row->rows = (int) DatumGetInt64(wait_value(1));
-	row->result = datumCopy(wait_value(2), false, -1);
-	xmin = DatumGetTransactionId(wait_value(3));
-	xmax = DatumGetTransactionId(wait_value(4));
-	row->own = TransactionIdIsCurrentTransactionId(xmin) ||
-		TransactionIdIsCurrentTransactionId(xmax);
-	row->task_id = wait_column(5);
-	row->state = wait_column(6);
-	row->pending = strcmp(row->state, "pending") == 0;
-	row->error_code = wait_column(9);
-	row->error_message = wait_column(10);
-	initStringInfo(&row->known);
-	wait_describe(&row->known, wait_column(7), atoi(wait_column(8)),
-				  row->error_code);
-	MemoryContextSwitchTo(old);
+	return TransactionIdIsCurrentTransactionId(strtoul(xid, NULL, 10));
 }
 
 /*
  * Read the rows of "n" ids with a new snapshot: those on one server, or on any
  * if that is NULL.  Who may not read the table has no rows on a server.
+ *
+ * xmax is that of a lock, too.  (One that leaves the worker free, FOR KEY
+ * SHARE, cannot be told from it here; then both poll.)
  */
 static void
 wait_read(WaitRow *row, char **ids, int n, const char *server)
@@ -231,6 +201,8 @@ wait_read(WaitRow *row, char **ids, int n, const char *server)
 	Datum		values[2] = {0};
 	const char	nulls[] = {' ', server != NULL ? ' ' : 'n'};
 	Datum	   *elements;
+	Datum		result;
+	bool		isnull;
 	Oid			table;
 	const char *schema;
 	char	   *sql;
@@ -251,11 +223,10 @@ wait_read(WaitRow *row, char **ids, int n, const char *server)
 												false, TYPALIGN_INT));
 	if (server != NULL)
 		values[1] = CStringGetTextDatum(server);
-	sql = psprintf("SELECT pg_catalog.count(*) OVER (),"
-				   " ROW(status, progress, file_url, expire_time,"
+	sql = psprintf("SELECT ROW(status, progress, file_url, expire_time,"
 				   " state, error_code, error_message)::%1$s.anyvod_result,"
-				   " xmin, xmax, task_id, state, status,"
-				   " COALESCE(progress, -1), error_code, error_message"
+				   " pg_catalog.count(*) OVER (), xmin, xmax, task_id, state,"
+				   " status, COALESCE(progress, -1), error_code, error_message"
 				   " FROM %1$s.anyvod_tasks"
 				   " WHERE task_id OPERATOR(pg_catalog.=) ANY ($1)"
 				   " AND ($2 IS NULL OR server OPERATOR(pg_catalog.=) $2)"
@@ -267,7 +238,23 @@ wait_read(WaitRow *row, char **ids, int n, const char *server)
 		SPI_OK_SELECT)
 		elog(ERROR, "could not read the tracked tasks");
 	if (SPI_processed > 0)
-		wait_copy(row);
+	{
+		MemoryContextSwitchTo(row->context);
+		result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+							   1, &isnull);
+		row->result = datumCopy(result, false, -1);
+		row->rows = atoi(wait_column(2));
+		row->own = wait_is_current(wait_column(3)) ||
+			wait_is_current(wait_column(4));
+		row->task_id = wait_column(5);
+		row->state = wait_column(6);
+		row->pending = strcmp(row->state, "pending") == 0;
+		row->error_code = wait_column(9);
+		row->error_message = wait_column(10);
+		initStringInfo(&row->known);
+		wait_describe(&row->known, wait_column(7), atoi(wait_column(8)),
+					  row->error_code);
+	}
 	PopActiveSnapshot();
 	SPI_finish();
 }
