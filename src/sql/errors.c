@@ -3,8 +3,8 @@
  * errors.c
  *		What is wrong with a request or its response, as data.
  *
- * The same tables serve functions that raise an error and those that return
- * it as a row.
+ * It is PostgreSQL's own ErrorData, which some functions raise and others
+ * return as a row.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -62,13 +62,23 @@ error_connection_hint(const HttpRequest *request)
 		"Check the server's options \"base_url\", \"proxy\" and \"ca_file\".";
 }
 
-/*
- * The kinds of errors.  In a primary message %s is the name of the server,
- * which errors_describe() puts in.
- */
+/* An error; in its primary message %s is the name of the server. */
+static ErrorData *
+error_make(const TaskRequest *task, int sqlstate, const char *message,
+		   const char *detail, const char *hint)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = sqlstate;
+	error->message = psprintf(message, task->server);
+	error->detail = unconstify(char *, detail);
+	error->hint = unconstify(char *, hint);
+	return error;
+}
 
 /* No response arrived whole. */
-static RequestError
+static ErrorData *
 error_of_result(const TaskRequest *task)
 {
 	const HttpRequest *request = task->request;
@@ -80,42 +90,42 @@ error_of_result(const TaskRequest *task)
 	switch (request->result)
 	{
 		case HTTP_UNREACHABLE:
-			return (RequestError){ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION,
-								  "could not connect to server \"%s\"",
-								  failed, error_connection_hint(request)};
+			return error_make(task, ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION,
+							  "could not connect to server \"%s\"",
+							  failed, error_connection_hint(request));
 		case HTTP_BROKEN:
-			return (RequestError){ERRCODE_FDW_ERROR,
-								  "the connection to server \"%s\" broke off",
-								  failed, NULL};
+			return error_make(task, ERRCODE_FDW_ERROR,
+							  "the connection to server \"%s\" broke off",
+							  failed, NULL);
 		case HTTP_TIMED_OUT:
-			return (RequestError){ERRCODE_FDW_ERROR,
-								  "server \"%s\" did not respond in time",
-								  late, "Consider the server's options \"timeout\" and \"connect_timeout\"."};
+			return error_make(task, ERRCODE_FDW_ERROR,
+							  "server \"%s\" did not respond in time",
+							  late, "Consider the server's options \"timeout\" and \"connect_timeout\".");
 		case HTTP_TOO_LARGE:
-			return (RequestError){ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-								  "the response of server \"%s\" is too large",
-								  psprintf("It has more than %d bytes.",
-										   task->max_response_size),
-								  "Consider raising the server's option \"max_response_size\"."};
+			return error_make(task, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							  "the response of server \"%s\" is too large",
+							  psprintf("It has more than %d bytes.",
+									   task->max_response_size),
+							  "Consider raising the server's option \"max_response_size\".");
 		case HTTP_NO_DESCRIPTOR:
-			return (RequestError){ERRCODE_INSUFFICIENT_RESOURCES,
-								  "no file descriptor is left for a request to server \"%s\"",
-								  NULL, "Consider raising \"max_files_per_process\"."};
+			return error_make(task, ERRCODE_INSUFFICIENT_RESOURCES,
+							  "no file descriptor is left for a request to server \"%s\"",
+							  NULL, "Consider raising \"max_files_per_process\".");
 		case HTTP_NO_ROOM:
-			return (RequestError){ERRCODE_OUT_OF_MEMORY,
-								  "no memory is left for the response of server \"%s\"",
-								  psprintf("The responses that a process holds have at most %d MB together.",
-										   (int) (HTTP_MAX_BODIES / MEGABYTE)),
-								  "Close cursors over \"anyvod_query_many\" that are open: their responses take it up."};
+			return error_make(task, ERRCODE_OUT_OF_MEMORY,
+							  "no memory is left for the response of server \"%s\"",
+							  psprintf("The responses that a process holds have at most %d MB together.",
+									   (int) (HTTP_MAX_BODIES / MEGABYTE)),
+							  "Close cursors over \"anyvod_query_many\" that are open: their responses take it up.");
 		default:				/* HTTP_NO_MEMORY */
-			return (RequestError){ERRCODE_OUT_OF_MEMORY,
-								  "out of memory during a request to server \"%s\"",
-								  NULL, NULL};
+			return error_make(task, ERRCODE_OUT_OF_MEMORY,
+							  "out of memory during a request to server \"%s\"",
+							  NULL, NULL);
 	}
 }
 
 /* The response cannot be read as one about a task. */
-static RequestError
+static ErrorData *
 error_of_flaw(const TaskRequest *task)
 {
 	const Answer *answer = &task->answer;
@@ -129,30 +139,30 @@ error_of_flaw(const TaskRequest *task)
 	switch (answer->flaw)
 	{
 		case ANSWER_FLAW_TOO_DEEP:
-			return (RequestError){ERRCODE_STATEMENT_TOO_COMPLEX,
-								  "the response of server \"%s\" is nested too deep",
-								  psprintf("A response may be nested %d levels deep.",
-										   ANSWER_MAX_DEPTH),
-								  NULL};
+			return error_make(task, ERRCODE_STATEMENT_TOO_COMPLEX,
+							  "the response of server \"%s\" is nested too deep",
+							  psprintf("A response may be nested %d levels deep.",
+									   ANSWER_MAX_DEPTH),
+							  NULL);
 		case ANSWER_FLAW_NO_TASK:
-			return (RequestError){ERRCODE_INVALID_TEXT_REPRESENTATION,
-								  "the response of server \"%s\" holds no task",
-								  detail, HINT_BASE_URL};
+			return error_make(task, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  "the response of server \"%s\" holds no task",
+							  detail, HINT_BASE_URL);
 		case ANSWER_FLAW_HTML:
-			return (RequestError){ERRCODE_INVALID_TEXT_REPRESENTATION,
-								  "server \"%s\" responded with a web page",
-								  psprintf("It has HTTP status %d and content type \"%s\".",
-										   answer->http_status,
-										   task->request->content_type),
-								  "Check the server's option \"base_url\": the gateway has no task queries there."};
+			return error_make(task, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  "server \"%s\" responded with a web page",
+							  psprintf("It has HTTP status %d and content type \"%s\".",
+									   answer->http_status,
+									   task->request->content_type),
+							  "Check the server's option \"base_url\": the gateway has no task queries there.");
 		case ANSWER_FLAW_TOO_LARGE:
-			return (RequestError){ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-								  "the response of server \"%s\" is too large",
-								  NULL, NULL};
+			return error_make(task, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							  "the response of server \"%s\" is too large",
+							  NULL, NULL);
 		default:				/* ANSWER_FLAW_EMPTY, ANSWER_FLAW_NOT_JSON */
-			return (RequestError){ERRCODE_INVALID_TEXT_REPRESENTATION,
-								  "the response of server \"%s\" is not valid JSON",
-								  detail, HINT_BASE_URL};
+			return error_make(task, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  "the response of server \"%s\" is not valid JSON",
+							  detail, HINT_BASE_URL);
 	}
 }
 
@@ -179,7 +189,7 @@ error_key_hint(const TaskRequest *task)
 }
 
 /* The gateway refused the request. */
-static RequestError
+static ErrorData *
 error_of_refusal(const TaskRequest *task)
 {
 	const Answer *answer = &task->answer;
@@ -197,25 +207,25 @@ error_of_refusal(const TaskRequest *task)
 	switch (answer->verdict)
 	{
 		case ANSWER_AUTH:
-			return (RequestError){ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
-								  "server \"%s\" refused the API key",
-								  detail.data, error_key_hint(task)};
+			return error_make(task, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+							  "server \"%s\" refused the API key",
+							  detail.data, error_key_hint(task));
 		case ANSWER_RATE_LIMITED:
-			return (RequestError){ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-								  "server \"%s\" refused: too many requests",
-								  detail.data, later != NULL ? later : "Try again later."};
+			return error_make(task, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+							  "server \"%s\" refused: too many requests",
+							  detail.data, later != NULL ? later : "Try again later.");
 		case ANSWER_UNKNOWN_TASK:
-			return (RequestError){ERRCODE_NO_DATA_FOUND,
-								  "server \"%s\" does not know the task", detail.data,
-								  "Tasks are known for three days after they were submitted."};
+			return error_make(task, ERRCODE_NO_DATA_FOUND,
+							  "server \"%s\" does not know the task", detail.data,
+							  "Tasks are known for three days after they were submitted.");
 		case ANSWER_TRANSIENT:
-			return (RequestError){ERRCODE_IO_ERROR,
-								  "server \"%s\" could not process the request",
-								  detail.data, later};
+			return error_make(task, ERRCODE_IO_ERROR,
+							  "server \"%s\" could not process the request",
+							  detail.data, later);
 		default:				/* ANSWER_REJECTED */
-			return (RequestError){ERRCODE_IO_ERROR,
-								  "server \"%s\" refused the request",
-								  detail.data, HINT_BASE_URL};
+			return error_make(task, ERRCODE_IO_ERROR,
+							  "server \"%s\" refused the request",
+							  detail.data, HINT_BASE_URL);
 	}
 }
 
@@ -224,39 +234,18 @@ error_of_refusal(const TaskRequest *task)
  *		Why does a request, which has finished and been read, tell nothing of
  *		its task?
  *
- * Returns false if it does.  Strings are made in the current memory context.
- * Raises nothing.
+ * Returns an error for ThrowErrorData(), made in the current memory context;
+ * NULL if the request does tell of it.  Raises nothing.
  */
-bool
-errors_describe(const TaskRequest *task, RequestError *error)
+ErrorData *
+errors_describe(const TaskRequest *task)
 {
-	const Answer *answer = &task->answer;
-
-	memset(error, 0, sizeof(RequestError));
 	if (task->request == NULL)
-	{
-		*error = task->settings_error;
-		return true;
-	}
+		return task->settings_error;
 	if (task->request->result != HTTP_COMPLETE)
-		*error = error_of_result(task);
-	else if (answer->flaw != ANSWER_FLAW_NONE)
-		*error = error_of_flaw(task);
-	else if (answer->verdict >= ANSWER_AUTH)
-		*error = error_of_refusal(task);
-	else
-		return false;
-	error->message = psprintf(error->message, task->server);
-	return true;
-}
-
-/* Raise an error that was described. */
-void
-errors_raise(const RequestError *error)
-{
-	ereport(ERROR,
-			(errcode(error->sqlstate),
-			 errmsg_internal("%s", error->message),
-			 error->detail ? errdetail_internal("%s", error->detail) : 0,
-			 error->hint ? errhint("%s", error->hint) : 0));
+		return error_of_result(task);
+	if (task->answer.flaw != ANSWER_FLAW_NONE)
+		return error_of_flaw(task);
+	/* refusals come last in AnswerVerdict */
+	return task->answer.verdict >= ANSWER_AUTH ? error_of_refusal(task) : NULL;
 }

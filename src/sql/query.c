@@ -36,14 +36,15 @@ query_run(FunctionCallInfo fcinfo, bool as_jsonb)
 												  ALLOCSET_DEFAULT_SIZES);
 	TaskRequest task = {.server = NameStr(*PG_GETARG_NAME(1)),
 						.userid = GetUserId()};
-	RequestError error;
+	ErrorData  *error;
 	Datum		result;
 
 	MemoryContextSwitchTo(context);
 	task.task_id = request_task_id(PG_GETARG_TEXT_PP(0));
 	(void) request_run(&task, http_batch_create(context), REQUEST_NO_DEADLINE);
-	if (errors_describe(&task, &error))
-		errors_raise(&error);
+	error = errors_describe(&task);
+	if (error != NULL)
+		ThrowErrorData(error);
 
 	MemoryContextSwitchTo(caller);
 	result = as_jsonb ?

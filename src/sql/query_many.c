@@ -191,24 +191,24 @@ many_row(TupleDesc desc, const TaskRequest *task)
 {
 	Datum		values[MANY_COLUMNS] = {0};
 	bool		nulls[MANY_COLUMNS] = {0};
-	RequestError error;
+	ErrorData  *error = errors_describe(task);
+	int			sqlstate = error != NULL ? error->sqlerrcode : 0;
+	const char *message = error != NULL ? error->message : NULL;
 	char	   *why;
-	bool		failed = errors_describe(task, &error);
 
-	if (!failed && !result_try_jsonb(&task->answer, &values[1], &why))
-	{
-		failed = true;
-		error.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-		error.message = RESULT_NOT_JSONB;
-	}
 	values[0] = CStringGetTextDatum(task->task_id);
-	if (failed)
+	if (error == NULL && !result_try_jsonb(&task->answer, &values[1], &why))
 	{
-		values[2] = CStringGetTextDatum(unpack_sql_state(error.sqlstate));
-		values[3] = CStringGetTextDatum(error.message);
+		sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		message = RESULT_NOT_JSONB;
 	}
-	nulls[1] = failed;
-	nulls[2] = nulls[3] = !failed;
+	nulls[1] = message != NULL;
+	nulls[2] = nulls[3] = message == NULL;
+	if (message != NULL)
+	{
+		values[2] = CStringGetTextDatum(unpack_sql_state(sqlstate));
+		values[3] = CStringGetTextDatum(message);
+	}
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 

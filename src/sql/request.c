@@ -75,12 +75,7 @@ request_try_settings(TaskRequest *task)
 	if (category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
 		category == ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR))
 		ReThrowError(raised);
-	task->settings_error = (RequestError){
-		.sqlstate = raised->sqlerrcode,
-		.message = raised->message,
-		.detail = raised->detail,
-		.hint = raised->hint,
-	};
+	task->settings_error = raised;
 	return NULL;
 }
 

@@ -17,15 +17,6 @@
 /* A time of monotonic_us() that never comes. */
 #define REQUEST_NO_DEADLINE PG_INT64_MAX
 
-/* An error that is raised, or becomes a row. */
-typedef struct RequestError
-{
-	int			sqlstate;
-	const char *message;		/* primary message */
-	const char *detail;			/* NULL: none */
-	const char *hint;			/* NULL: none */
-} RequestError;
-
 /* The caller sets the first three fields, request.c the rest. */
 typedef struct TaskRequest
 {
@@ -37,7 +28,7 @@ typedef struct TaskRequest
 	uint64		settings_id;	/* of the settings that it was sent with */
 	int			max_response_size;	/* bytes */
 	HttpRequest *request;		/* NULL: not started */
-	RequestError settings_error;	/* why; good if request is NULL */
+	ErrorData  *settings_error; /* why; good if request is NULL */
 	Answer		answer;			/* good if request->result is HTTP_COMPLETE;
 								 * may point into the request's body */
 } TaskRequest;
@@ -51,7 +42,6 @@ extern long request_milliseconds(int64 until);
 extern char *request_task_id(const text *argument);
 extern int	request_task_ids(ArrayType *array, char ***ids);
 
-extern bool errors_describe(const TaskRequest *task, RequestError *error);
-extern void errors_raise(const RequestError *error);
+extern ErrorData *errors_describe(const TaskRequest *task);
 
 #endif							/* ANYVOD_REQUEST_H */

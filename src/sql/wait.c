@@ -337,14 +337,13 @@ poll_delay(Polling *polling, const TaskRequest *task)
 	const HttpRequest *request = task->request;
 	const Answer *answer = &task->answer;
 	ScheduleRetry failure = SCHEDULE_TRANSIENT;
-	RequestError error;
-	bool		told = !errors_describe(task, &error);
+	ErrorData  *error = errors_describe(task);
 	bool		final = request->result != HTTP_UNREACHABLE &&
 		request->result != HTTP_BROKEN && request->result != HTTP_TIMED_OUT;
 	int64		now = monotonic_us();
 	int64		delay = polling->interval;
 
-	if (told && answer->verdict == ANSWER_RUNNING)
+	if (error == NULL && answer->verdict == ANSWER_RUNNING)
 	{
 		polling->failures = 0;
 		polling->interval = Min(delay * 3 / 2, WAIT_LAST_INTERVAL);
@@ -368,12 +367,12 @@ poll_delay(Polling *polling, const TaskRequest *task)
 	polling->failures++;
 	final |= schedule_is_final(failure, polling->failures,
 							   now - polling->failing_since);
-	if (final && told)
+	if (final && error == NULL)
 		wait_raise_failure(task->task_id, poll_string(answer->error_code),
 						   poll_string(answer->error_message));
 	if (final)
-		errors_raise(&error);
-	wait_describe(&polling->known, NULL, -1, error.message);
+		ThrowErrorData(error);
+	wait_describe(&polling->known, NULL, -1, error ? error->message : NULL);
 	delay = schedule_retry(failure, polling->failures,
 						   pg_prng_double(&pg_global_prng_state));
 	if (request->retry_after >= 0)
