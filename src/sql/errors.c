@@ -18,7 +18,6 @@
 #include "response/to_datum.h"
 #include "sql/request.h"
 
-#define MEGABYTE (1024 * 1024)
 #define HINT_BASE_URL "Check the server's option \"base_url\"."
 
 /* DETAIL by phase: of a failure (%s is libcurl's message), of a timeout. */
@@ -115,7 +114,7 @@ error_of_result(const TaskRequest *task)
 			return error_make(task, ERRCODE_OUT_OF_MEMORY,
 							  "no memory is left for the response of server \"%s\"",
 							  psprintf("The responses that a process holds have at most %d MB together.",
-									   (int) (HTTP_MAX_BODIES / MEGABYTE)),
+									   (int) (HTTP_MAX_BODIES >> 20)),
 							  "Close cursors over \"anyvod_query_many\" that are open: their responses take it up.");
 		default:				/* HTTP_NO_MEMORY */
 			return error_make(task, ERRCODE_OUT_OF_MEMORY,

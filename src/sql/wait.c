@@ -225,8 +225,9 @@ wait_read(WaitRow *row, char **ids, int n, const char *server)
 		values[1] = CStringGetTextDatum(server);
 	sql = psprintf("SELECT ROW(status, progress, file_url, expire_time,"
 				   " state, error_code, error_message)::%1$s.anyvod_result,"
-				   " pg_catalog.count(*) OVER (), xmin, xmax, task_id, state,"
-				   " status, COALESCE(progress, -1), error_code, error_message"
+				   " pg_catalog.count(*) OVER (), xmin, xmax, task_id,"
+				   " COALESCE(state::pg_catalog.text, ''), status,"
+				   " COALESCE(progress, -1), error_code, error_message"
 				   " FROM %1$s.anyvod_tasks"
 				   " WHERE task_id OPERATOR(pg_catalog.=) ANY ($1)"
 				   " AND ($2 IS NULL OR server OPERATOR(pg_catalog.=) $2)"
