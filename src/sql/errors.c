@@ -12,9 +12,9 @@
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 
-#include "compat.h"
 #include "response/to_datum.h"
 #include "sql/request.h"
 

@@ -39,7 +39,6 @@
 #include "utils/timestamp.h"
 
 #include "clock.h"
-#include "compat.h"
 #include "launcher.h"
 #include "response/to_datum.h"
 #include "schedule.h"
@@ -91,14 +90,12 @@ typedef struct Polling
 	int64		failing_since;	/* the first of them; monotonic_us() */
 } Polling;
 
-/* What a response is to the schedule that does not tell of the task. */
+/* The kind of failure that a response is, where waiting may help. */
 static const ScheduleRetry poll_failures[ANSWER_VERDICTS] = {
 	[ANSWER_NO_OUTPUT] = SCHEDULE_NO_OUTPUT,
-	[ANSWER_AUTH] = SCHEDULE_AUTH,
 	[ANSWER_RATE_LIMITED] = SCHEDULE_RATE_LIMITED,
 	[ANSWER_UNKNOWN_TASK] = SCHEDULE_UNKNOWN_TASK,
 	[ANSWER_TRANSIENT] = SCHEDULE_TRANSIENT,
-	[ANSWER_REJECTED] = SCHEDULE_REJECTED,
 	[ANSWER_UNREADABLE] = SCHEDULE_UNREADABLE,
 };
 
@@ -328,9 +325,8 @@ poll_string(const char *utf8)
 
 /*
  * After a poll: how long to wait until the next, in microseconds.  Raises an
- * error if the task has failed, or the poll in a way that waiting does not
- * help or has been given its time: a refused key, a wrong base URL and a limit
- * of ours are no matter of time.
+ * error if the task has failed, if waiting does not help (a refused key, a
+ * wrong base URL, a limit of ours), or if the same failure has lasted.
  */
 static int64
 poll_delay(Polling *polling, const TaskRequest *task)
@@ -357,7 +353,8 @@ poll_delay(Polling *polling, const TaskRequest *task)
 	{
 		failure = poll_failures[answer->verdict];
 		final = answer->verdict == ANSWER_FAILED ||
-			failure == SCHEDULE_AUTH || failure == SCHEDULE_REJECTED;
+			answer->verdict == ANSWER_AUTH ||
+			answer->verdict == ANSWER_REJECTED;
 	}
 	if (polling->failures == 0 || polling->failure != failure)
 	{
