@@ -3,8 +3,8 @@
  * errors.c
  *		What is wrong with a request or its response, as data.
  *
- * The same tables serve functions that raise an error and those that return
- * it as a row.
+ * It is PostgreSQL's own ErrorData, which some functions raise and others
+ * return as a row.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -12,82 +12,13 @@
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 
-#include "compat.h"
 #include "response/to_datum.h"
-#include "sql/errors.h"
 #include "sql/request.h"
 
 #define HINT_BASE_URL "Check the server's option \"base_url\"."
-
-/* What a case amounts to; %s is the name of the server. */
-typedef struct ErrorKind
-{
-	int			sqlstate;
-	const char *message;
-	const char *hint;			/* NULL: none, or one that depends */
-} ErrorKind;
-
-/* No response arrived whole. */
-static const ErrorKind result_errors[] = {
-	[HTTP_UNREACHABLE] = {ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION,
-						  "could not connect to server \"%s\"", NULL},
-	[HTTP_BROKEN] = {ERRCODE_FDW_ERROR,
-					 "the connection to server \"%s\" broke off", NULL},
-	[HTTP_TIMED_OUT] = {ERRCODE_FDW_ERROR,
-						"server \"%s\" did not respond in time",
-						"Consider the server's options \"timeout\" and \"connect_timeout\"."},
-	[HTTP_TOO_LARGE] = {ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-						"the response of server \"%s\" is too large",
-						"Consider raising the server's option \"max_response_size\"."},
-	[HTTP_NO_DESCRIPTOR] = {ERRCODE_INSUFFICIENT_RESOURCES,
-							"no file descriptor is left for a request to server \"%s\"",
-							"Consider raising \"max_files_per_process\"."},
-	[HTTP_NO_MEMORY] = {ERRCODE_OUT_OF_MEMORY,
-						"out of memory during a request to server \"%s\"", NULL},
-	[HTTP_NO_ROOM] = {ERRCODE_OUT_OF_MEMORY,
-					  "no memory is left for the response of server \"%s\"",
-					  "Close cursors over \"anyvod_query_many\" that are open: their responses take it up."},
-};
-
-/* The response arrived, and holds no task. */
-static const ErrorKind flaw_errors[] = {
-	[ANSWER_FLAW_EMPTY] = {ERRCODE_INVALID_TEXT_REPRESENTATION,
-						   "the response of server \"%s\" is not valid JSON",
-						   HINT_BASE_URL},
-	[ANSWER_FLAW_NOT_JSON] = {ERRCODE_INVALID_TEXT_REPRESENTATION,
-							  "the response of server \"%s\" is not valid JSON",
-							  HINT_BASE_URL},
-	[ANSWER_FLAW_TOO_DEEP] = {ERRCODE_STATEMENT_TOO_COMPLEX,
-							  "the response of server \"%s\" is nested too deep",
-							  NULL},
-	[ANSWER_FLAW_NO_TASK] = {ERRCODE_INVALID_TEXT_REPRESENTATION,
-							 "the response of server \"%s\" holds no task",
-							 HINT_BASE_URL},
-	[ANSWER_FLAW_HTML] = {ERRCODE_INVALID_TEXT_REPRESENTATION,
-						  "server \"%s\" responded with a web page",
-						  "Check the server's option \"base_url\": the gateway has no task queries there."},
-	[ANSWER_FLAW_TOO_LARGE] = {ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-							   "the response of server \"%s\" is too large",
-							   NULL},
-};
-
-/* The response is a refusal. */
-static const ErrorKind refusal_errors[] = {
-	[ANSWER_AUTH] = {ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
-					 "server \"%s\" refused the API key", NULL},
-	[ANSWER_RATE_LIMITED] = {ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-							 "server \"%s\" refused: too many requests",
-							 "Try again later."},
-	[ANSWER_UNKNOWN_TASK] = {ERRCODE_NO_DATA_FOUND,
-							 "server \"%s\" does not know the task",
-							 "Tasks are known for three days after they were submitted."},
-	[ANSWER_TRANSIENT] = {ERRCODE_IO_ERROR,
-						  "server \"%s\" could not process the request", NULL},
-	[ANSWER_REJECTED] = {ERRCODE_IO_ERROR,
-						 "server \"%s\" refused the request", HINT_BASE_URL},
-};
 
 /* DETAIL by phase: of a failure (%s is libcurl's message), of a timeout. */
 static const struct
@@ -106,19 +37,6 @@ static const struct
 	[HTTP_PHASE_RESPONSE] = {"The response did not arrive whole: %s.",
 							 "The response did not arrive within %lld ms."},
 };
-
-/* A line without capital letter and period as a sentence, NULL of none. */
-static char *
-error_sentence(const char *line)
-{
-	char	   *sentence;
-
-	if (line == NULL || line[0] == '\0')
-		return NULL;
-	sentence = psprintf("%s.", line);
-	sentence[0] = pg_toupper((unsigned char) sentence[0]);
-	return sentence;
-}
 
 /* What to do about a connection that was not made. */
 static const char *
@@ -143,63 +61,108 @@ error_connection_hint(const HttpRequest *request)
 		"Check the server's options \"base_url\", \"proxy\" and \"ca_file\".";
 }
 
-/* The request failed. */
-static const ErrorKind *
-error_of_result(const TaskRequest *task, RequestError *error)
+/* An error; in its primary message %s is the name of the server. */
+static ErrorData *
+error_make(const TaskRequest *task, int sqlstate, const char *message,
+		   const char *detail, const char *hint)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = sqlstate;
+	error->message = psprintf(message, task->server);
+	error->detail = unconstify(char *, detail);
+	error->hint = unconstify(char *, hint);
+	return error;
+}
+
+/* No response arrived whole. */
+static ErrorData *
+error_of_result(const TaskRequest *task)
 {
 	const HttpRequest *request = task->request;
+	const char *failed = psprintf(phase_details[request->phase].failed,
+								  request->error);
+	const char *late = psprintf(phase_details[request->phase].timed_out,
+								(long long) request->elapsed / 1000);
 
 	switch (request->result)
 	{
 		case HTTP_UNREACHABLE:
+			return error_make(task, ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION,
+							  "could not connect to server \"%s\"",
+							  failed, error_connection_hint(request));
 		case HTTP_BROKEN:
-			error->detail = psprintf(phase_details[request->phase].failed,
-									 request->error);
-			if (request->result == HTTP_UNREACHABLE)
-				error->hint = error_connection_hint(request);
-			break;
+			return error_make(task, ERRCODE_FDW_ERROR,
+							  "the connection to server \"%s\" broke off",
+							  failed, NULL);
 		case HTTP_TIMED_OUT:
-			error->detail = psprintf(phase_details[request->phase].timed_out,
-									 (long long) request->elapsed / 1000);
-			break;
+			return error_make(task, ERRCODE_FDW_ERROR,
+							  "server \"%s\" did not respond in time",
+							  late, "Consider the server's options \"timeout\" and \"connect_timeout\".");
 		case HTTP_TOO_LARGE:
-			error->detail = psprintf("It has more than %d bytes.",
-									 task->max_response_size);
-			break;
+			return error_make(task, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							  "the response of server \"%s\" is too large",
+							  psprintf("It has more than %d bytes.",
+									   task->max_response_size),
+							  "Consider raising the server's option \"max_response_size\".");
+		case HTTP_NO_DESCRIPTOR:
+			return error_make(task, ERRCODE_INSUFFICIENT_RESOURCES,
+							  "no file descriptor is left for a request to server \"%s\"",
+							  NULL, "Consider raising \"max_files_per_process\".");
 		case HTTP_NO_ROOM:
-			error->detail = psprintf("The responses that a process holds have at most %d MB together.",
-									 (int) (HTTP_MAX_BODIES / (1024 * 1024)));
-			break;
-		default:
-			break;
+			return error_make(task, ERRCODE_OUT_OF_MEMORY,
+							  "no memory is left for the response of server \"%s\"",
+							  psprintf("The responses that a process holds have at most %d MB together.",
+									   (int) (HTTP_MAX_BODIES >> 20)),
+							  "Close cursors over \"anyvod_query_many\" that are open: their responses take it up.");
+		default:				/* HTTP_NO_MEMORY */
+			return error_make(task, ERRCODE_OUT_OF_MEMORY,
+							  "out of memory during a request to server \"%s\"",
+							  NULL, NULL);
 	}
-	return &result_errors[request->result];
 }
 
 /* The response cannot be read as one about a task. */
-static const ErrorKind *
-error_of_flaw(const TaskRequest *task, RequestError *error)
+static ErrorData *
+error_of_flaw(const TaskRequest *task)
 {
 	const Answer *answer = &task->answer;
+	const char *why = answer->flaw_detail;
+	char	   *detail = NULL;
 
+	/* a line without capital letter and period */
+	if (why != NULL && why[0] != '\0')
+		detail = psprintf("%c%s.", pg_toupper((unsigned char) why[0]),
+						  why + 1);
 	switch (answer->flaw)
 	{
 		case ANSWER_FLAW_TOO_DEEP:
-			error->detail = psprintf("A response may be nested %d levels deep.",
-									 ANSWER_MAX_DEPTH);
-			break;
+			return error_make(task, ERRCODE_STATEMENT_TOO_COMPLEX,
+							  "the response of server \"%s\" is nested too deep",
+							  psprintf("A response may be nested %d levels deep.",
+									   ANSWER_MAX_DEPTH),
+							  NULL);
+		case ANSWER_FLAW_NO_TASK:
+			return error_make(task, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  "the response of server \"%s\" holds no task",
+							  detail, HINT_BASE_URL);
 		case ANSWER_FLAW_HTML:
-			error->detail = psprintf("It has HTTP status %d and content type \"%s\".",
-									 answer->http_status,
-									 task->request->content_type);
-			break;
+			return error_make(task, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  "server \"%s\" responded with a web page",
+							  psprintf("It has HTTP status %d and content type \"%s\".",
+									   answer->http_status,
+									   task->request->content_type),
+							  "Check the server's option \"base_url\": the gateway has no task queries there.");
 		case ANSWER_FLAW_TOO_LARGE:
-			break;
-		default:
-			error->detail = error_sentence(answer->flaw_detail);
-			break;
+			return error_make(task, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							  "the response of server \"%s\" is too large",
+							  NULL, NULL);
+		default:				/* ANSWER_FLAW_EMPTY, ANSWER_FLAW_NOT_JSON */
+			return error_make(task, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  "the response of server \"%s\" is not valid JSON",
+							  detail, HINT_BASE_URL);
 	}
-	return &flaw_errors[answer->flaw];
 }
 
 /* Add a sentence about a string of the response, if it has that. */
@@ -211,11 +174,25 @@ error_add(StringInfo detail, const char *sentence, const char *utf8)
 						 result_cstring(utf8, strlen(utf8)));
 }
 
+/* What to do about a refused key of a role, which may be gone by now. */
+static const char *
+error_key_hint(const TaskRequest *task)
+{
+	const char *role = GetUserNameFromId(task->userid, true);
+
+	return role != NULL ?
+		psprintf("Check the user mapping of role \"%s\", or of PUBLIC, for server \"%s\".",
+				 role, task->server) :
+		psprintf("Check the user mapping of PUBLIC for server \"%s\".",
+				 task->server);
+}
+
 /* The gateway refused the request. */
-static const ErrorKind *
-error_of_refusal(const TaskRequest *task, RequestError *error)
+static ErrorData *
+error_of_refusal(const TaskRequest *task)
 {
 	const Answer *answer = &task->answer;
+	const char *later = NULL;
 	StringInfoData detail;
 
 	initStringInfo(&detail);
@@ -224,23 +201,31 @@ error_of_refusal(const TaskRequest *task, RequestError *error)
 	error_add(&detail, " The error code is \"%s\".", answer->error_code);
 	error_add(&detail, " The error message is \"%s\".", answer->error_message);
 	error_add(&detail, " The request id is \"%s\".", answer->request_id);
-	error->detail = detail.data;
-	if (answer->verdict == ANSWER_AUTH)
+	if (task->request->retry_after >= 0)
+		later = psprintf("Try again in %d s.", task->request->retry_after);
+	switch (answer->verdict)
 	{
-		char	   *role = GetUserNameFromId(task->userid, true);
-
-		error->hint = role != NULL ?
-			psprintf("Check the user mapping of role \"%s\", or of PUBLIC, for server \"%s\".",
-					 role, task->server) :
-			psprintf("Check the user mapping of PUBLIC for server \"%s\".",
-					 task->server);
+		case ANSWER_AUTH:
+			return error_make(task, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+							  "server \"%s\" refused the API key",
+							  detail.data, error_key_hint(task));
+		case ANSWER_RATE_LIMITED:
+			return error_make(task, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+							  "server \"%s\" refused: too many requests",
+							  detail.data, later != NULL ? later : "Try again later.");
+		case ANSWER_UNKNOWN_TASK:
+			return error_make(task, ERRCODE_NO_DATA_FOUND,
+							  "server \"%s\" does not know the task", detail.data,
+							  "Tasks are known for three days after they were submitted.");
+		case ANSWER_TRANSIENT:
+			return error_make(task, ERRCODE_IO_ERROR,
+							  "server \"%s\" could not process the request",
+							  detail.data, later);
+		default:				/* ANSWER_REJECTED */
+			return error_make(task, ERRCODE_IO_ERROR,
+							  "server \"%s\" refused the request",
+							  detail.data, HINT_BASE_URL);
 	}
-	else if (task->request->retry_after >= 0 &&
-			 (answer->verdict == ANSWER_RATE_LIMITED ||
-			  answer->verdict == ANSWER_TRANSIENT))
-		error->hint = psprintf("Try again in %d s.",
-							   task->request->retry_after);
-	return &refusal_errors[answer->verdict];
 }
 
 /*
@@ -248,52 +233,18 @@ error_of_refusal(const TaskRequest *task, RequestError *error)
  *		Why does a request, which has finished and been read, tell nothing of
  *		its task?
  *
- * Returns false if it does.  Strings are made in the current memory context.
- * Raises nothing.
+ * Returns an error for ThrowErrorData(), made in the current memory context;
+ * NULL if the request does tell of it.  Raises nothing.
  */
-bool
-errors_describe(const TaskRequest *task, RequestError *error)
+ErrorData *
+errors_describe(const TaskRequest *task)
 {
-	const ErrorKind *kind;
-
-	memset(error, 0, sizeof(RequestError));
 	if (task->request == NULL)
-	{
-		*error = task->settings_error;
-		return true;
-	}
+		return task->settings_error;
 	if (task->request->result != HTTP_COMPLETE)
-		kind = error_of_result(task, error);
-	else
-	{
-		switch (task->answer.verdict)
-		{
-			case ANSWER_RUNNING:
-			case ANSWER_SUCCEEDED:
-			case ANSWER_FAILED:
-			case ANSWER_NO_OUTPUT:
-				return false;
-			default:
-				break;
-		}
-		kind = task->answer.flaw != ANSWER_FLAW_NONE ?
-			error_of_flaw(task, error) :
-			error_of_refusal(task, error);
-	}
-	error->sqlstate = kind->sqlstate;
-	error->message = psprintf(kind->message, task->server);
-	if (error->hint == NULL)
-		error->hint = kind->hint;
-	return true;
-}
-
-/* Raise an error that was described. */
-void
-errors_raise(const RequestError *error)
-{
-	ereport(ERROR,
-			(errcode(error->sqlstate),
-			 errmsg_internal("%s", error->message),
-			 error->detail ? errdetail_internal("%s", error->detail) : 0,
-			 error->hint ? errhint("%s", error->hint) : 0));
+		return error_of_result(task);
+	if (task->answer.flaw != ANSWER_FLAW_NONE)
+		return error_of_flaw(task);
+	/* refusals come last in AnswerVerdict */
+	return task->answer.verdict >= ANSWER_AUTH ? error_of_refusal(task) : NULL;
 }

@@ -25,27 +25,33 @@ PG_FUNCTION_INFO_V1(anyvod_status);
 
 /*
  * Send a request about the task of a function's first argument to the server
- * of its second, and read the response; raises an error if that does not tell
- * of the task.  Everything is in a context of its own, which the caller
- * deletes; it is current on return.
+ * of its second, and make the function's result of the response; raises an
+ * error if that does not tell of the task.
  */
-static TaskRequest *
-query_run(FunctionCallInfo fcinfo, MemoryContext *context)
+static Datum
+query_run(FunctionCallInfo fcinfo, bool as_jsonb)
 {
-	TaskRequest *task;
-	RequestError error;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "anyvod request",
+												  ALLOCSET_DEFAULT_SIZES);
+	TaskRequest task = {.server = NameStr(*PG_GETARG_NAME(1)),
+						.userid = GetUserId()};
+	ErrorData  *error;
+	Datum		result;
 
-	*context = AllocSetContextCreate(CurrentMemoryContext, "anyvod request",
-									 ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(*context);
-	task = palloc0(sizeof(TaskRequest));
-	task->server = NameStr(*PG_GETARG_NAME(1));
-	task->userid = GetUserId();
-	task->task_id = request_task_id(PG_GETARG_TEXT_PP(0));
-	(void) request_run(task, http_batch_create(*context), REQUEST_NO_DEADLINE);
-	if (errors_describe(task, &error))
-		errors_raise(&error);
-	return task;
+	MemoryContextSwitchTo(context);
+	task.task_id = request_task_id(PG_GETARG_TEXT_PP(0));
+	(void) request_run(&task, http_batch_create(context), REQUEST_NO_DEADLINE);
+	error = errors_describe(&task);
+	if (error != NULL)
+		ThrowErrorData(error);
+
+	MemoryContextSwitchTo(caller);
+	result = as_jsonb ?
+		result_jsonb(&task.answer) :
+		result_row(fcinfo, &task.answer);
+	MemoryContextDelete(context);
+	return result;
 }
 
 /*
@@ -54,15 +60,7 @@ query_run(FunctionCallInfo fcinfo, MemoryContext *context)
 Datum
 anyvod_query(PG_FUNCTION_ARGS)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context;
-	TaskRequest *task = query_run(fcinfo, &context);
-	Datum		result;
-
-	MemoryContextSwitchTo(caller);
-	result = result_jsonb(&task->answer);
-	MemoryContextDelete(context);
-	PG_RETURN_DATUM(result);
+	PG_RETURN_DATUM(query_run(fcinfo, true));
 }
 
 /*
@@ -71,15 +69,6 @@ anyvod_query(PG_FUNCTION_ARGS)
 Datum
 anyvod_status(PG_FUNCTION_ARGS)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context;
-	TaskRequest *task;
-	Datum		result;
-
 	result_check_row(fcinfo);
-	task = query_run(fcinfo, &context);
-	MemoryContextSwitchTo(caller);
-	result = result_row(fcinfo, &task->answer);
-	MemoryContextDelete(context);
-	PG_RETURN_DATUM(result);
+	PG_RETURN_DATUM(query_run(fcinfo, false));
 }

@@ -67,7 +67,8 @@ typedef struct Many
 	HttpBatch  *batch;
 	const char *server;
 	Oid			userid;			/* who began it; a cursor may have moved on */
-	TaskIds		ids;
+	char	  **ids;
+	int			nids;
 	int			next;			/* the first id that had no request yet */
 	int			limit;			/* outstanding requests; 1 or more */
 	int			outstanding;	/* requests in the batch */
@@ -75,23 +76,6 @@ typedef struct Many
 	int64		left_at;		/* when the last row was returned */
 	int64		resumed_at;		/* end of the last pause of the consumer */
 } Many;
-
-/* Check the arguments and make what the call needs; nothing is sent yet. */
-static Many *
-many_create(FunctionCallInfo fcinfo)
-{
-	Many	   *many = palloc0(sizeof(Many));
-
-	many->context = CurrentMemoryContext;
-	request_task_ids(&many->ids, PG_GETARG_ARRAYTYPE_P(0));
-	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
-	many->userid = GetUserId();
-	many->limit = server_settings_get(many->server, many->userid)
-					  ->max_concurrency;
-	many->batch = http_batch_create(CurrentMemoryContext);
-	many->left_at = monotonic_us();
-	return many;
-}
 
 /* A request of those that are still to be started, NULL if there is none. */
 static ManyRequest *
@@ -102,23 +86,34 @@ many_pop(Many *many)
 	if (!slist_is_empty(&many->put_back))
 		return slist_container(ManyRequest, node,
 							   slist_pop_head_node(&many->put_back));
-	if (many->next >= many->ids.n)
+	if (many->next >= many->nids)
 		return NULL;
 	request = MemoryContextAllocZero(many->context, sizeof(ManyRequest));
 	request->task.server = many->server;
 	request->task.userid = many->userid;
-	request->task.task_id = many->ids.ids[many->next++];
+	request->task.task_id = many->ids[many->next++];
 	return request;
 }
 
-/* Start a request of the batch; false if it cannot be, which is its row. */
-static bool
-many_start(Many *many, ManyRequest *request)
+/*
+ * Start as many requests as may be outstanding.  Returns one that cannot be
+ * started, which is its row, else NULL.
+ */
+static ManyRequest *
+many_fill(Many *many)
 {
-	if (!request_try_start(&request->task, many->batch, request))
-		return false;
-	many->outstanding++;
-	return true;
+	ManyRequest *request;
+
+	/* The first is started in any case, so that there is an end to wait for. */
+	while (many->outstanding < many->limit &&
+		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
+		   (request = many_pop(many)) != NULL)
+	{
+		if (!request_try_start(&request->task, many->batch, request))
+			return request;
+		many->outstanding++;
+	}
+	return NULL;
 }
 
 /* Take a request out of the batch. */
@@ -127,30 +122,6 @@ many_release(Many *many, ManyRequest *request)
 {
 	http_release(request->task.request);
 	many->outstanding--;
-}
-
-/*
- * Start as many requests as may be outstanding.  Returns one that cannot be
- * started, else NULL, and in *started whether any was.
- */
-static ManyRequest *
-many_fill(Many *many, bool *started)
-{
-	*started = false;
-
-	/* The first is started in any case, so that there is an end to wait for. */
-	while (many->outstanding < many->limit &&
-		   (many->outstanding == 0 || http_room(many->batch) > 0))
-	{
-		ManyRequest *request = many_pop(many);
-
-		if (request == NULL)
-			break;
-		if (!many_start(many, request))
-			return request;
-		*started = true;
-	}
-	return NULL;
 }
 
 /*
@@ -198,22 +169,16 @@ many_next(Many *many)
 {
 	for (;;)
 	{
-		bool		started;
-		ManyRequest *request = many_fill(many, &started);
+		ManyRequest *request = many_fill(many);
 		HttpRequest *finished;
 
 		if (request != NULL || many->outstanding == 0)
 			return request;
 
 		/* What was started is sent before anything that takes time. */
-		finished = http_take_finished(many->batch);
-		if (finished != NULL && started)
-			(void) http_run_once(0);
-		while (finished == NULL)
-		{
+		(void) http_run_once(0);
+		while ((finished = http_take_finished(many->batch)) == NULL)
 			(void) http_run_once(-1);
-			finished = http_take_finished(many->batch);
-		}
 		request = finished->tag;
 		if (request_read(&request->task) && !many_put_back(many, request))
 			return request;
@@ -225,34 +190,37 @@ static Datum
 many_row(TupleDesc desc, const TaskRequest *task)
 {
 	Datum		values[MANY_COLUMNS] = {0};
-	bool		nulls[MANY_COLUMNS] = {false, true, true, true};
-	RequestError error;
+	bool		nulls[MANY_COLUMNS] = {0};
+	ErrorData  *error = errors_describe(task);
+	int			sqlstate = error != NULL ? error->sqlerrcode : 0;
+	const char *message = error != NULL ? error->message : NULL;
 	char	   *why;
-	bool		failed = errors_describe(task, &error);
 
-	if (!failed && !result_try_jsonb(&task->answer, &values[1], &why))
-	{
-		failed = true;
-		error.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-		error.message = RESULT_NOT_JSONB;
-	}
 	values[0] = CStringGetTextDatum(task->task_id);
-	if (failed)
+	if (error == NULL && !result_try_jsonb(&task->answer, &values[1], &why))
 	{
-		values[2] = CStringGetTextDatum(unpack_sql_state(error.sqlstate));
-		values[3] = CStringGetTextDatum(error.message);
-		nulls[2] = nulls[3] = false;
+		sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		message = RESULT_NOT_JSONB;
 	}
-	else
-		nulls[1] = false;
+	nulls[1] = message != NULL;
+	nulls[2] = nulls[3] = message == NULL;
+	if (message != NULL)
+	{
+		values[2] = CStringGetTextDatum(unpack_sql_state(sqlstate));
+		values[3] = CStringGetTextDatum(message);
+	}
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* The first call: what makes the statement fail does so here. */
+/*
+ * The first call: what makes the statement fail does so here.  Nothing is sent
+ * yet.
+ */
 static void
 many_begin(FuncCallContext *call, FunctionCallInfo fcinfo)
 {
 	MemoryContext old = MemoryContextSwitchTo(call->multi_call_memory_ctx);
+	Many	   *many = palloc0(sizeof(Many));
 	TupleDesc	desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
@@ -261,7 +229,15 @@ many_begin(FuncCallContext *call, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("incorrect number of output arguments")));
 	call->tuple_desc = BlessTupleDesc(desc);
-	call->user_fctx = many_create(fcinfo);
+	call->user_fctx = many;
+	many->context = CurrentMemoryContext;
+	many->nids = request_task_ids(PG_GETARG_ARRAYTYPE_P(0), &many->ids);
+	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
+	many->userid = GetUserId();
+	many->limit = server_settings_get(many->server, many->userid)
+					  ->max_concurrency;
+	many->batch = http_batch_create(CurrentMemoryContext);
+	many->left_at = monotonic_us();
 	MemoryContextSwitchTo(old);
 }
 

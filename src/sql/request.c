@@ -17,6 +17,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "lib/qunique.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -25,6 +26,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "server/settings.h"
+#include "server/validate.h"
 #include "sql/request.h"
 
 /*
@@ -73,12 +75,7 @@ request_try_settings(TaskRequest *task)
 	if (category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
 		category == ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR))
 		ReThrowError(raised);
-	task->settings_error = (RequestError){
-		.sqlstate = raised->sqlerrcode,
-		.message = raised->message,
-		.detail = raised->detail,
-		.hint = raised->hint,
-	};
+	task->settings_error = raised;
 	return NULL;
 }
 
@@ -152,33 +149,13 @@ request_has_other_key(const TaskRequest *task)
 								task->settings_id);
 }
 
-/* Milliseconds from now to a time of monotonic_us(), rounded up; -1: never. */
+/* Milliseconds from now to a time of monotonic_us(), rounded up. */
 long
 request_milliseconds(int64 until)
 {
-	int64		left;
+	int64		left = until - monotonic_us();
 
-	if (until == REQUEST_NO_DEADLINE)
-		return -1;
-	left = until - monotonic_us();
 	return left > 0 ? (long) Min((left + 999) / 1000, INT_MAX) : 0;
-}
-
-/* Send a request and wait for its end; false if "until" came first. */
-static bool
-request_run_once(TaskRequest *task, HttpBatch *batch, int64 until)
-{
-	request_start(task, server_settings_get(task->server, task->userid),
-				  batch, NULL);
-	while (http_take_finished(batch) == NULL || !request_read(task))
-	{
-		long		timeout = request_milliseconds(until);
-
-		if (timeout == 0)
-			return false;
-		(void) http_run_once(timeout);
-	}
-	return true;
 }
 
 /*
@@ -193,12 +170,22 @@ request_run_once(TaskRequest *task, HttpBatch *batch, int64 until)
 bool
 request_run(TaskRequest *task, HttpBatch *batch, int64 until)
 {
-	if (!request_run_once(task, batch, until))
-		return false;
-	if (!request_has_other_key(task))
-		return true;
-	http_release(task->request);
-	return request_run_once(task, batch, until);
+	for (bool again = false;; again = true)
+	{
+		request_start(task, server_settings_get(task->server, task->userid),
+					  batch, NULL);
+		while (http_take_finished(batch) == NULL || !request_read(task))
+		{
+			long		timeout = request_milliseconds(until);
+
+			if (timeout == 0)
+				return false;
+			(void) http_run_once(timeout);
+		}
+		if (again || !request_has_other_key(task))
+			return true;
+		http_release(task->request);
+	}
 }
 
 
@@ -206,23 +193,36 @@ request_run(TaskRequest *task, HttpBatch *batch, int64 until)
  * Arguments
  */
 
-/* A task id from an argument.  Raises 22023 if it is none. */
+/*
+ * A task id from an argument.  Raises 22023 if it is none, and quotes it only
+ * if that is short and cannot garble the log.
+ */
 char *
 request_task_id(const text *argument)
 {
 	const char *id = VARDATA_ANY(argument);
 	int			len = VARSIZE_ANY_EXHDR(argument);
+	bool		quotable = len <= 64;
 
-	server_check_task_id(id, len);
-	return pnstrdup(id, len);
+	if (validate_task_id(id, len))
+		return pnstrdup(id, len);
+	for (int i = 0; i < len && quotable; i++)
+		quotable = id[i] >= ' ' && id[i] <= '~';
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 quotable ? errmsg("invalid task id \"%.*s\"", len, id) :
+						errmsg("invalid task id"),
+			 errdetail("A task id has 1 to %d characters of [0-9A-Za-z_.-] and is neither \".\" nor \"..\".",
+					   MAX_TASK_ID_LENGTH)));
 }
 
 /*
  * The task ids of an array of any number of dimensions, each once, in their
- * own order.  Raises 22004 if one is null and 22023 if one is no task id.
+ * own order.  Returns how many.  Raises 22004 if one is null and 22023 if one
+ * is no task id.
  */
-void
-request_task_ids(TaskIds *ids, ArrayType *array)
+int
+request_task_ids(ArrayType *array, char ***ids)
 {
 	Datum	   *elements;
 	bool	   *nulls;
@@ -230,23 +230,17 @@ request_task_ids(TaskIds *ids, ArrayType *array)
 
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements,
 					  &nulls, &n);
-	ids->ids = palloc(Max(n, 1) * sizeof(char *));
+	*ids = palloc(Max(n, 1) * sizeof(char *));
 	for (int i = 0; i < n; i++)
 	{
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("task ids must not be null")));
-		ids->ids[i] = request_task_id((text *) DatumGetPointer(elements[i]));
+		(*ids)[i] = request_task_id((text *) DatumGetPointer(elements[i]));
 	}
 	pfree(elements);
 	pfree(nulls);
-
-	qsort(ids->ids, n, sizeof(char *), pg_qsort_strcmp);
-	ids->n = 0;
-	for (int i = 0; i < n; i++)
-	{
-		if (ids->n == 0 || strcmp(ids->ids[i], ids->ids[ids->n - 1]) != 0)
-			ids->ids[ids->n++] = ids->ids[i];
-	}
+	qsort(*ids, n, sizeof(char *), pg_qsort_strcmp);
+	return (int) qunique(*ids, n, sizeof(char *), pg_qsort_strcmp);
 }

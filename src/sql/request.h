@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * request.h
- *		One request of a session about a task.
+ *		One request of a session about a task, and what is wrong with it.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -12,7 +12,6 @@
 
 #include "response/answer.h"
 #include "http/client.h"
-#include "sql/errors.h"
 #include "utils/array.h"
 
 /* A time of monotonic_us() that never comes. */
@@ -29,17 +28,10 @@ typedef struct TaskRequest
 	uint64		settings_id;	/* of the settings that it was sent with */
 	int			max_response_size;	/* bytes */
 	HttpRequest *request;		/* NULL: not started */
-	RequestError settings_error;	/* why; good if request is NULL */
+	ErrorData  *settings_error; /* why; good if request is NULL */
 	Answer		answer;			/* good if request->result is HTTP_COMPLETE;
 								 * may point into the request's body */
 } TaskRequest;
-
-/* The task ids of an array, each once. */
-typedef struct TaskIds
-{
-	int			n;
-	char	  **ids;
-} TaskIds;
 
 extern bool request_try_start(TaskRequest *task, HttpBatch *batch, void *tag);
 extern bool request_read(TaskRequest *task);
@@ -48,6 +40,8 @@ extern bool request_run(TaskRequest *task, HttpBatch *batch, int64 until);
 extern long request_milliseconds(int64 until);
 
 extern char *request_task_id(const text *argument);
-extern void request_task_ids(TaskIds *ids, ArrayType *array);
+extern int	request_task_ids(ArrayType *array, char ***ids);
+
+extern ErrorData *errors_describe(const TaskRequest *task);
 
 #endif							/* ANYVOD_REQUEST_H */
