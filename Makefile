@@ -36,6 +36,7 @@ OBJS = \
 	src/http/event_loop.o \
 	src/http/handles.o \
 	src/http/loop.o \
+	src/http/multi.o \
 	src/http/result.o \
 	src/launcher.o \
 	src/lister.o \
@@ -46,10 +47,8 @@ OBJS = \
 	src/queue.o \
 	src/response/answer.o \
 	src/response/document.o \
-	src/response/outline.o \
 	src/response/sanitize.o \
 	src/response/to_datum.o \
-	src/response/tree.o \
 	src/response/value.o \
 	src/schedule.o \
 	src/server/options.o \
@@ -57,8 +56,8 @@ OBJS = \
 	src/server/settings.o \
 	src/server/validate.o \
 	src/settled.o \
-	src/signature.o \
-	src/sql/bar.o \
+	src/sql/errors.o \
+	src/sql/parse.o \
 	src/sql/query.o \
 	src/sql/query_many.o \
 	src/sql/request.o \

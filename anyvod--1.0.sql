@@ -415,11 +415,18 @@ COMMENT ON PROCEDURE @extschema@.anyvod_wait_all(text[], interval) IS
 -- Looking instead of reading
 --
 
+-- By number, as a character that the database's encoding lacks could not be
+-- written here.
 CREATE FUNCTION @extschema@.anyvod_bar(progress integer,
                                        width integer DEFAULT 20)
 RETURNS text
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
-AS 'MODULE_PATHNAME';
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN (SELECT repeat(chr(CASE WHEN utf8 THEN 9608 ELSE ascii('#') END), filled)
+               || repeat(chr(CASE WHEN utf8 THEN 9617 ELSE ascii('.') END), size - filled)
+        FROM (SELECT LEAST(GREATEST(width, 0), 1000) AS size,
+                     LEAST(GREATEST(width, 0), 1000)
+                     * LEAST(GREATEST(progress, 0), 100) / 100 AS filled,
+                     getdatabaseencoding() = 'UTF8' AS utf8) AS bar);
 
 COMMENT ON FUNCTION @extschema@.anyvod_bar(integer, integer) IS
     'a percentage as a bar';

@@ -32,7 +32,8 @@ RETURN regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replac
 	'\m[0-9]{23}[0-9A-Za-z]{10}\M', 'ID', 'g'),
 	'\m[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\M', 'UUID', 'g'),
 	'\m(\d+ ms|byte \d+)\M', 'N', 'g'),
-	'^(While [[:alpha:] ]+: ).+\.$', '\1WORDS OF LIBCURL.');
+	'^(The host name could|The connection could|TLS could|The response did)([[:alpha:] ]+: ).+\.$',
+	'\1\2WORDS OF LIBCURL.');
 
 -- what a command raises
 CREATE FUNCTION regress_query.trouble(command text) RETURNS text

@@ -25,7 +25,6 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/latch.h"
-#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"
@@ -109,21 +108,14 @@ compat_wait_event(const char *name)
 #endif
 }
 
-/* A jsonb value that is being made; "result" is it when it is complete (19). */
-#if PG_VERSION_NUM >= 190000
-typedef JsonbInState CompatJsonbState;
-
-#define compat_jsonb_push(state, token, value) \
-	pushJsonbValue(state, token, value)
+/*
+ * May an internal subtransaction begin?  Before 17 not while a parallel plan
+ * is executed.  (For files that include access/xact.h.)
+ */
+#if PG_VERSION_NUM >= 170000
+#define compat_may_begin_subtransaction() true
 #else
-typedef struct CompatJsonbState
-{
-	JsonbParseState *parse;
-	JsonbValue *result;
-} CompatJsonbState;
-
-#define compat_jsonb_push(state, token, value) \
-	((state)->result = pushJsonbValue(&(state)->parse, token, value))
+#define compat_may_begin_subtransaction() (!IsInParallelMode())
 #endif
 
 #endif							/* !FRONTEND */
@@ -142,19 +134,16 @@ typedef void CompatJsonResult;
 #define COMPAT_JSON_DONE return
 #endif
 
-/*
- * A lexer for len bytes (below 1 GB) that hands out decoded strings, or none
- * at all.
- */
+/* A lexer for len bytes (below 1 GB) that hands out decoded strings. */
 static inline JsonLexContext *
-compat_json_lex(const char *json, size_t len, int encoding, bool decode)
+compat_json_lex(const char *json, size_t len, int encoding)
 {
 #if PG_VERSION_NUM >= 170000
 	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
-										encoding, decode);
+										encoding, true);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
-										encoding, decode);
+										encoding, true);
 #endif
 }
 

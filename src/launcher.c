@@ -591,7 +591,7 @@ launcher_leave(uint32 wakes)
 }
 
 /*
- * This worker has nothing to do until then, in monotonic_us(), unless it is told
+ * This worker has nothing to do until then (monotonic_us()), unless it is told
  * of something.
  */
 void
@@ -719,7 +719,7 @@ launcher_database_exists(Oid oid)
 	return exists;
 }
 
-/* TaskRequest the postmaster for a worker; false if there is no process slot. */
+/* Ask the postmaster for a worker; false if there is no process slot. */
 static bool
 launcher_start_worker(LauncherStart *start, Oid database)
 {

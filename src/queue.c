@@ -391,7 +391,7 @@ queue_remove(QueueTask *task)
 	pfree(task);
 }
 
-/* TaskRequest for a task at "due". */
+/* Poll a task at "due". */
 void
 queue_put(QueueTask *task, int64 due)
 {

@@ -47,7 +47,6 @@
 #include "anyvod.h"
 #include "launcher.h"
 #include "queue.h"
-#include "signature.h"
 #include "stat.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_workers);
@@ -59,20 +58,8 @@ PG_FUNCTION_INFO_V1(anyvod_stat_reset);
 #define STAT_KINDS (ANSWER_VERDICTS + 1)
 
 /* Columns of the functions, as the SQL script has them. */
-static const Oid stat_worker_columns[] = {
-	OIDOID, INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID,
-	INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-	INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID,
-	FLOAT8OID, FLOAT8OID, FLOAT8OID, TEXTOID, TIMESTAMPTZOID, INT8OID,
-	TIMESTAMPTZOID, TIMESTAMPTZOID
-};
-static const Oid stat_server_columns[] = {
-	NAMEOID, NAMEOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT4OID,
-	INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-	INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID
-};
-#define STAT_WORKER_COLUMNS lengthof(stat_worker_columns)
-#define STAT_SERVER_COLUMNS lengthof(stat_server_columns)
+#define STAT_WORKER_COLUMNS 32
+#define STAT_SERVER_COLUMNS 22
 StaticAssertDecl(STAT_WORKER_COLUMNS == 21 + STAT_KINDS, "a column a kind");
 StaticAssertDecl(STAT_SERVER_COLUMNS == 11 + STAT_KINDS, "a column a kind");
 
@@ -132,7 +119,7 @@ typedef struct StatAccountFigures
  */
 typedef struct StatWaits
 {
-	int64		first_due;		/* monotonic_us(); kept even while not counted */
+	int64		first_due;		/* monotonic_us(); kept while not counted */
 	uint64		asked;			/* requests since counting, for what was due */
 	int64		counted_at;		/* monotonic_us() */
 	uint64		late;			/* due for STAT_LATE or longer */
@@ -688,7 +675,9 @@ stat_note_answer(const StatRequest *request, AnswerVerdict verdict)
 void
 stat_note_no_answer(const StatRequest *request)
 {
-	stat_note_end(request, request->result == HTTP_TOO_LARGE ? ANSWER_UNREADABLE : STAT_NO_ANSWER);
+	bool		too_large = request->result == HTTP_TOO_LARGE;
+
+	stat_note_end(request, too_large ? ANSWER_UNREADABLE : STAT_NO_ANSWER);
 }
 
 /* A request has changed nothing in the table. */
@@ -854,15 +843,17 @@ stat_put_percentile(StatRow *row, const uint64 *buckets, double percent)
 			 all == 0);
 }
 
-/* Begin the result of a function; it must have these columns. */
+/* Begin the result of a function; it must have so many columns. */
 static ReturnSetInfo *
-stat_begin(FunctionCallInfo fcinfo, const Oid *columns, int n)
+stat_begin(FunctionCallInfo fcinfo, int n)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	signature_check(fcinfo, InvalidOid, NULL, 0);
 	InitMaterializedSRF(fcinfo, 0);
-	signature_check_columns(set->setDesc, columns, n);
+	if (set->setDesc->natts != n)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("incorrect number of output arguments")));
 	return set;
 }
 
@@ -1017,8 +1008,7 @@ stat_sees(Oid database)
 Datum
 anyvod_stat_get_workers(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *set = stat_begin(fcinfo, stat_worker_columns,
-									STAT_WORKER_COLUMNS);
+	ReturnSetInfo *set = stat_begin(fcinfo, STAT_WORKER_COLUMNS);
 	LauncherView *places;
 	int			nplaces;
 	List	   *known = NIL;
@@ -1151,8 +1141,7 @@ stat_put_account(ReturnSetInfo *set, const StatAccount *account, bool all)
 Datum
 anyvod_stat_get_servers(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *set = stat_begin(fcinfo, stat_server_columns,
-									STAT_SERVER_COLUMNS);
+	ReturnSetInfo *set = stat_begin(fcinfo, STAT_SERVER_COLUMNS);
 	StatDatabase *entry;
 	StatAccount accounts[STAT_ACCOUNTS];
 
@@ -1183,7 +1172,6 @@ anyvod_stat_reset(PG_FUNCTION_ARGS)
 {
 	StatDatabase *entry;
 
-	signature_check(fcinfo, VOIDOID, NULL, 0);
 	if (shared == NULL)
 		PG_RETURN_VOID();
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);

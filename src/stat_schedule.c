@@ -32,7 +32,6 @@
 #include "compat.h"
 #include "anyvod.h"
 #include "response/to_datum.h"
-#include "signature.h"
 #include "stat_schedule.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_schedules);
@@ -41,19 +40,9 @@ PG_FUNCTION_INFO_V1(anyvod_forecast_of);
 /* Keys of all databases that are kept; the one published first goes. */
 #define STAT_SCHEDULES 256
 
-/* Columns and arguments of the functions, as the SQL script has them. */
-static const Oid stat_schedule_columns[] = {
-	OIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, FLOAT8OID,
-	FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, INT4OID, FLOAT8OID, FLOAT8OID,
-	TIMESTAMPTZOID
-};
-static const Oid stat_forecast_arguments[] = {
-	NAMEOID, TEXTOID, TEXTOID, TIMESTAMPTZOID
-};
-static const Oid stat_forecast_columns[] = {
-	INTERVALOID, INTERVALOID, INTERVALOID, FLOAT8OID
-};
-#define STAT_SCHEDULE_COLUMNS lengthof(stat_schedule_columns)
+/* Columns of the functions, as the SQL script has them. */
+#define STAT_SCHEDULE_COLUMNS 16
+#define STAT_FORECAST_COLUMNS 4
 
 /* A key of a database. */
 typedef struct StatSchedule
@@ -258,10 +247,12 @@ anyvod_stat_get_schedules(PG_FUNCTION_ARGS)
 {
 	StatSchedule *copy = stat_schedule_copy();
 
-	signature_check(fcinfo, InvalidOid, NULL, 0);
 	InitMaterializedSRF(fcinfo, 0);
-	signature_check_columns(((ReturnSetInfo *) fcinfo->resultinfo)->setDesc,
-							stat_schedule_columns, STAT_SCHEDULE_COLUMNS);
+	if (((ReturnSetInfo *) fcinfo->resultinfo)->setDesc->natts !=
+		STAT_SCHEDULE_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("incorrect number of output arguments")));
 	for (int i = 0; copy != NULL && i < STAT_SCHEDULES; i++)
 	{
 		if (stat_schedule_is_visible(&copy[i]))
@@ -296,18 +287,17 @@ stat_schedule_interval(int64 microseconds)
 Datum
 anyvod_forecast_of(PG_FUNCTION_ARGS)
 {
-	Datum		values[4] = {0};
-	bool		nulls[4] = {true, true, true, true};
+	Datum		values[STAT_FORECAST_COLUMNS] = {0};
+	bool		nulls[STAT_FORECAST_COLUMNS] = {true, true, true, true};
 	TupleDesc	desc;
 	StatSchedule entry;
 	int64		elapsed;
 
-	signature_check(fcinfo, InvalidOid, stat_forecast_arguments,
-					lengthof(stat_forecast_arguments));
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		desc = NULL;
-	signature_check_columns(desc, stat_forecast_columns,
-							lengthof(stat_forecast_columns));
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
+		desc->natts != STAT_FORECAST_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("incorrect number of output arguments")));
 	desc = BlessTupleDesc(desc);
 	if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(3)))
 		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values,

@@ -359,7 +359,7 @@ worker_send_due(void)
 	}
 }
 
-/* TaskRequest for a task, if its server may be asked for its row. */
+/* Poll a task, if its server may be asked for its row. */
 static void
 worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 {
@@ -534,7 +534,7 @@ worker_next_round(void)
 	return Max(worker.ask_at, worker.round_at);
 }
 
-/* TaskRequest for the tasks that are due.  Returns whether there may be more. */
+/* Poll the tasks that are due.  Returns whether there may be more. */
 static bool
 worker_ask(void)
 {

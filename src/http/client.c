@@ -300,7 +300,7 @@ http_doubt(HttpRequest *request)
 	endpoint->has_own_names |= transfer->fresh;
 	if (endpoint->has_own_names || endpoint->kind != HTTP_KIND_SERIAL)
 		return false;
-	loop_close_desynchronised(transfer);
+	socket_close_of(transfer, PG_INT64_MAX);
 	transfer_free_body(transfer);
 	transfer->fresh = true;
 	transfer->redacted = false;

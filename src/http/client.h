@@ -14,9 +14,8 @@
  *		http_release(request);
  *
  * http_start() is http_prepare(), which needs the settings, and http_begin(),
- * which may come later.  One request and ten thousand are the same code.  When the context is reset
- * or deleted, by an error too, whatever the batch still has in flight is
- * aborted.
+ * which may come later.  When the context is reset or deleted, by an error
+ * too, whatever the batch still has in flight is aborted.
  *
  * Copyright (c) 2026, the anyvod authors
  *

@@ -6,18 +6,20 @@
  * Nothing else tests LIBCURL_VERSION_NUM.  Workarounds for single versions
  * that need no #if stand here as well, so that somebody can delete them:
  *
- *	what											where			since	until
+ *	what										where			since	until
  *	sockets that were not connected are closed
- *		without the close callback					loop.c			7.61	8.14
- *	descriptors of a multi handle stay open at exec	loop.c			7.61	8.14
+ *		without the close callback				multi.c			7.61	8.14
+ *	a multi handle's descriptors survive exec	multi.c			7.61	8.14
  *	retries are counted over all transfers of a
- *		handle, and fail the sixth at once			result.c		7.61	8.22
+ *		handle, and fail the sixth at once		result.c		7.61	8.22
+ *	the error buffer tells of another
+ *		connection that is closed meanwhile		multi.c			7.61	-
  *	an unsolicited response on an idle connection
- *		is taken for that to the next request		loop.c			7.61	-
+ *		is taken for that to the next request	multi.c			7.61	-
  *	times of phases that were not reached are
- *		filled in when a transfer has failed		result.c		8.20	-
+ *		filled in when a transfer has failed	result.c		8.20	-
  *	a header line that is too long is
- *		CURLE_OUT_OF_MEMORY							result.c		7.61	8.6
+ *		CURLE_OUT_OF_MEMORY						result.c		7.61	8.6
  *
  * Copyright (c) 2026, the anyvod authors
  *

@@ -13,8 +13,6 @@
  */
 #include "postgres.h"
 
-#include <sys/epoll.h>
-
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
@@ -60,39 +58,27 @@ event_loop_create(void)
 }
 
 /*
- * Change what is waited for at a descriptor from one set of EVENT_* to
- * another.  Returns false and sets errno if that fails; that a closed
- * descriptor is not there any more is no failure.  Never throws.
+ * Change what is waited for at a descriptor; 0 is nothing.  Returns false and
+ * sets errno if that fails; that a closed descriptor is not there any more is
+ * no failure.  Never throws.
  */
 bool
-event_loop_set(int fd, int from, int to)
+event_loop_set(int fd, uint32 from, uint32 to)
 {
-	struct epoll_event event = {0};
-	int			operation;
-
-	event.data.fd = fd;
-	if (to & EVENT_IN)
-		event.events |= EPOLLIN;
-	if (to & EVENT_OUT)
-		event.events |= EPOLLOUT;
-	if (to & EVENT_CLOSED)
-		event.events |= EPOLLRDHUP;
+	struct epoll_event event = {.events = to, .data.fd = fd};
 
 	if (to == 0)
-		operation = EPOLL_CTL_DEL;
-	else
-		operation = from == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-	if (epoll_ctl(epoll_fd, operation, fd, &event) == 0)
+		return epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, &event) == 0 ||
+			errno == ENOENT || errno == EBADF;
+	if (epoll_ctl(epoll_fd, from == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd,
+				  &event) == 0)
 		return true;
 
-	/* The descriptor may have been closed, and opened as something else. */
-	if (operation == EPOLL_CTL_DEL)
-		return errno == ENOENT || errno == EBADF;
-	if (operation == EPOLL_CTL_MOD && errno == ENOENT)
+	/* It may have been closed, and opened as something else. */
+	if (errno == ENOENT)
 		return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
-	if (operation == EPOLL_CTL_ADD && errno == EEXIST)
-		return epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fd, &event) == 0;
-	return false;
+	return errno == EEXIST &&
+		epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fd, &event) == 0;
 }
 
 /*
@@ -117,24 +103,11 @@ event_loop_wait(long timeout_ms)
 }
 
 /*
- * Take the events that are there, EVENT_LOOP_BATCH at most, without waiting.
- * Returns how many; those that are not acted on come again.  Never throws.
+ * Take the events that are there, "max" at most, without waiting.  Returns how
+ * many; those that are not acted on come again.  Never throws.
  */
 int
-event_loop_take(Event *events)
+event_loop_take(struct epoll_event *events, int max)
 {
-	struct epoll_event found[EVENT_LOOP_BATCH];
-	int			n = epoll_wait(epoll_fd, found, EVENT_LOOP_BATCH, 0);
-
-	for (int i = 0; i < n; i++)
-	{
-		uint32		what = found[i].events;
-
-		events[i].fd = found[i].data.fd;
-		events[i].in = (what & EPOLLIN) != 0;
-		events[i].out = (what & EPOLLOUT) != 0;
-		events[i].failed = (what & (EPOLLERR | EPOLLHUP)) != 0;
-		events[i].closed = events[i].failed || (what & EPOLLRDHUP) != 0;
-	}
-	return Max(n, 0);
+	return Max(epoll_wait(epoll_fd, events, max, 0), 0);
 }

@@ -316,9 +316,9 @@ handle_set_callbacks(HttpHandle *handle)
 	CURL	   *easy = handle->easy;
 
 	HTTP_SET(easy, CURLOPT_PRIVATE, handle);
-	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, loop_on_open);
+	HTTP_SET(easy, CURLOPT_OPENSOCKETFUNCTION, socket_on_open);
 	HTTP_SET(easy, CURLOPT_OPENSOCKETDATA, handle);
-	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, loop_on_close);
+	HTTP_SET(easy, CURLOPT_CLOSESOCKETFUNCTION, socket_on_close);
 	HTTP_SET(easy, CURLOPT_WRITEFUNCTION, transfer_on_body);
 	HTTP_SET(easy, CURLOPT_WRITEDATA, handle);
 	HTTP_SET(easy, CURLOPT_ERRORBUFFER, handle->error);

@@ -3,8 +3,9 @@
  * http/internal.h
  *		What the files of http/ share.  No other file includes this.
  *
- * client.c has the life of a request, loop.c the multi handles, sockets and
- * the queue, handles.c the easy handles, result.c how a transfer ended.
+ * client.c has the life of a request, loop.c the queue and the iteration,
+ * multi.c the multi handles and sockets, handles.c the easy handles, result.c
+ * how a transfer ended.
  *
  * A transfer is a request and what libcurl needs of it:
  *
@@ -39,6 +40,9 @@
 #include "http/curl_compat.h"
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
+
+#define MILLISECOND INT64CONST(1000)
+#define SECOND INT64CONST(1000000)
 
 /* Set an option of an easy handle, or return why that failed. */
 #define HTTP_SET(easy, option, value) \
@@ -150,7 +154,7 @@ typedef struct HttpTransfer
 	uint64		number;			/* of its last dispatch, never used again */
 	size_t		body_size;		/* allocated, but for the terminator */
 	int			refusals;		/* times that the gateway refused it */
-	bool		fresh;			/* goes over a new connection: http_doubt() */
+	bool		fresh;			/* goes over a new connection */
 	curl_socket_t socket;		/* that the response came over */
 	bool		redacted;		/* the key is not in what callers see */
 	bool		opened;			/* a socket was opened for it */
@@ -176,19 +180,29 @@ struct HttpBatch
 extern void transfer_finish(HttpTransfer *transfer);
 extern size_t transfer_on_body(char *data, size_t one, size_t len, void *arg);
 
+/* multi.c */
+extern HttpMulti *multi_get(HttpEndpoint *endpoint);
+extern bool multi_reserve(HttpMulti *multi);
+extern void multi_act(HttpMulti *multi, curl_socket_t fd, int mask);
+extern int64 multi_next_timer(void);
+extern bool multi_run_timers(int64 until);
+extern void multi_close_old(void);
+extern curl_socket_t socket_on_open(void *arg, curlsocktype purpose,
+									struct curl_sockaddr *address);
+extern int	socket_on_close(void *arg, curl_socket_t fd);
+extern void socket_on_event(int fd, uint32 events);
+extern void socket_close_of(const HttpTransfer *transfer, int64 active_at);
+extern void socket_close_idle(void);
+
 /* loop.c */
 extern void loop_init(void);
 extern int	loop_max_connections(void);
 extern void loop_begin(HttpTransfer *transfer, bool first);
-extern void loop_close_desynchronised(const HttpTransfer *transfer);
 extern void loop_remove(HttpTransfer *transfer);
-extern curl_socket_t loop_on_open(void *arg, curlsocktype purpose,
-								  struct curl_sockaddr *address);
-extern int	loop_on_close(void *arg, curl_socket_t fd);
+extern void loop_set_deadline(HttpTransfer *transfer, int64 deadline);
 extern int	loop_on_send(void *arg, char *to, char *from, int to_port,
 						 int from_port);
-extern void loop_block_signals(sigset_t *saved);
-extern void loop_restore_signals(const sigset_t *saved);
+extern void loop_end_transfer(HttpTransfer *transfer, CURLcode code);
 
 /* handles.c */
 extern HttpEndpoint *endpoint_get(const ServerSettings *settings);

@@ -1,25 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * http/loop.c
- *		libcurl's multi handles, their sockets, and the queue before them.
+ *		Which transfers libcurl gets, and when it is called.
  *
- * A process has two multi handles, made when it first needs them, so that
- * connections outlive statements: one for connections that carry one request
- * at a time (HTTP/1), which may have as many as there are requests, and one
- * for those that carry many (HTTP/2), which has few to each host.  What an
- * endpoint speaks turns out with its first connection; until then libcurl gets
- * two of its requests, the second when the first has a connection.
+ * Each endpoint has a queue.  What its gateway speaks turns out with its first
+ * connection: until then libcurl gets two of its requests, the second when the
+ * first has a connection.
  *
- * A multi handle takes new requests for less than a minute.  Then another one
- * takes its place, and it is closed when its last request has ended: that is
- * how a gateway whose name has moved to another address is followed, whatever
- * its old address still answers.  An idle session closes its connections in a
- * signal handler, since nothing else runs there.
+ * Rules that everything here keeps, beside those of multi.c:
  *
- * Rules that everything here keeps:
- *
- * - A callback that libcurl calls never throws: it notes what went wrong in
- *	 the transfer and returns failure.  It allocates with malloc only.
  * - A call that may start a transfer may start a resolver thread.  Such calls
  *	 run with all signals blocked, so that the thread inherits that and never
  *	 takes a signal that is meant for the process.
@@ -33,11 +22,8 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -51,14 +37,11 @@
 #include "http/event_loop.h"
 #include "http/internal.h"
 
-#define MILLISECOND INT64CONST(1000)
-#define SECOND INT64CONST(1000000)
-
 /* How long libcurl may work before interrupts are checked. */
 #define LOOP_SLICE (5 * MILLISECOND)
 
-/* How long a multi handle takes new requests. */
-#define MULTI_MAX_AGE (50 * SECOND)
+/* Events that are taken at once. */
+#define EVENTS 128
 
 /* How long connections of an idle session are kept, in milliseconds. */
 #define IDLE_TIMEOUT 60000
@@ -79,46 +62,19 @@
 /* How often a request is sent again that the gateway refused to process. */
 #define MAX_REFUSALS 4
 
-/* Requests that a connection of HTTP/2 carries if its peer says nothing. */
-#define STREAMS 100
-
-/* Hosts whose HTTP/2 connections have descriptors reserved one by one. */
-#define MULTIPLEXED_HOSTS 64
-
 /*
  * Descriptors that we leave to others of the third of max_safe_fds that
- * PostgreSQL lends to extensions; and those that libcurl has for itself, with
- * each multi handle.
+ * PostgreSQL lends to extensions.
  */
 #define SPARE_DESCRIPTORS 8
-#define MULTI_DESCRIPTORS 2
-
-/* What libcurl wants to know about a descriptor, and what is waited for. */
-typedef struct HttpSocket
-{
-	uint8		wanted;			/* EVENT_IN | EVENT_OUT, 0: nothing */
-	uint8		polled;			/* what the event loop waits for */
-	bool		ours;			/* opened by our callback */
-	bool		connected;		/* its peer was waited for */
-	bool		serial;			/* carries one request at a time */
-	bool		unpollable;		/* the event loop refused it */
-	HttpMulti  *multi;			/* whose it is, or was */
-	uint64		opener;			/* number of the transfer that it was for */
-	int64		active_at;		/* when something last arrived */
-} HttpSocket;
 
 /* The loop of this process. */
 static struct
 {
 	bool		ready;
-	HttpMulti  *current[2];		/* that take requests: serial, multiplexed */
-	dlist_head	multis;			/* all, with those that take none any more */
 	dlist_head	queued;			/* endpoints whose queue is not empty */
-	HttpSocket *sockets;		/* by descriptor */
-	int			nsockets;
 	bool		finished;		/* a transfer has, in this iteration */
 	bool		busy;			/* there was more to do than a slice allows */
-	bool		unpollable;		/* some socket is */
 	uint64		number;			/* of the last transfer dispatched */
 	int64		used_at;		/* when an iteration last began */
 	TimeoutId	idle_timeout;	/* of a session */
@@ -126,8 +82,6 @@ static struct
 
 static int	deadline_compare(const pairingheap_node *a,
 							 const pairingheap_node *b, void *arg);
-static void loop_end_transfer(HttpTransfer *transfer, CURLcode code);
-
 /* Transfers that have begun and not finished. */
 static pairingheap deadlines = {.ph_compare = deadline_compare};
 
@@ -137,7 +91,7 @@ static pairingheap deadlines = {.ph_compare = deadline_compare};
  */
 
 /* Block all signals, as is due around calls that may start a thread. */
-void
+static void
 loop_block_signals(sigset_t *saved)
 {
 	sigset_t	all;
@@ -146,351 +100,10 @@ loop_block_signals(sigset_t *saved)
 	pthread_sigmask(SIG_SETMASK, &all, saved);
 }
 
-void
+static void
 loop_restore_signals(const sigset_t *saved)
 {
 	pthread_sigmask(SIG_SETMASK, saved, NULL);
-}
-
-
-/*
- * Sockets, as libcurl tells of them.  Nothing below throws.
- */
-
-/* Make room for a descriptor in the table; false if there is no memory. */
-static bool
-socket_make_room(int fd)
-{
-	HttpSocket *sockets;
-	int			n;
-
-	if (fd < loop.nsockets)
-		return true;
-	n = Max(64, Max(loop.nsockets * 2, fd + 1));
-	sockets = realloc(loop.sockets, n * sizeof(HttpSocket));
-	if (sockets == NULL)
-		return false;
-	memset(sockets + loop.nsockets, 0,
-		   (n - loop.nsockets) * sizeof(HttpSocket));
-	loop.sockets = sockets;
-	loop.nsockets = n;
-	return true;
-}
-
-/* Have something else waited for at a socket; false if that fails. */
-static bool
-socket_poll(int fd, int events)
-{
-	HttpSocket *socket = &loop.sockets[fd];
-
-	if (socket->polled == events)
-		return true;
-	if (!event_loop_set(fd, socket->polled, events))
-		return false;
-	socket->polled = events;
-	return true;
-}
-
-/* The transfer that a handle of libcurl's serves, NULL if none. */
-static HttpTransfer *
-transfer_of_easy(CURL *easy)
-{
-	HttpHandle *handle = NULL;
-
-	(void) curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &handle);
-	return handle == NULL ? NULL : handle->transfer;
-}
-
-/* libcurl wants a socket: one that exec closes. */
-curl_socket_t
-loop_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
-{
-	HttpTransfer *transfer = ((HttpHandle *) arg)->transfer;
-	HttpEndpoint *endpoint = transfer->endpoint;
-	HttpSocket *made;
-	int			fd;
-
-	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
-				address->protocol);
-	if (fd < 0)
-	{
-		transfer->denied = (errno == EMFILE || errno == ENFILE);
-		return CURL_SOCKET_BAD;
-	}
-	if (!socket_make_room(fd))
-	{
-		close(fd);
-		transfer->no_memory = true;
-		return CURL_SOCKET_BAD;
-	}
-	made = &loop.sockets[fd];
-	memset(made, 0, sizeof(HttpSocket));
-	made->ours = true;
-	made->opener = transfer->number;
-	transfer->opened = true;
-
-	/* A second connection while the first carries a request: one is not
-	 * enough for both. */
-	if (endpoint->kind == HTTP_KIND_UNKNOWN && endpoint->sent > 0)
-		endpoint->kind = HTTP_KIND_SERIAL;
-	return fd;
-}
-
-/* libcurl is done with a socket that loop_on_open() gave. */
-int
-loop_on_close(void *arg, curl_socket_t fd)
-{
-	memset(&loop.sockets[fd], 0, sizeof(HttpSocket));
-	return close(fd);
-}
-
-/*
- * libcurl says what it waits for at a descriptor.
- *
- * A connection of ours that is kept alive between two requests is still waited
- * for: the next request will want the same (this saves two system calls a
- * request, a fifth of its time), and what comes in meanwhile tells that it is
- * of no use any more.  That needs to know when it is closed, which libcurl
- * tells of connected sockets only; its resolver has others, which it closes by
- * itself.
- *
- * The system may refuse to wait for one more.  That is not said to libcurl:
- * 7.88 would do nothing more with this multi handle, and then use a transfer's
- * memory that has been freed.
- */
-static int
-loop_on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
-{
-	HttpTransfer *transfer = transfer_of_easy(easy);
-	HttpSocket *socket;
-	long		version = 0;
-	int			wanted = 0;
-
-	if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
-		wanted |= EVENT_IN;
-	if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
-		wanted |= EVENT_OUT;
-
-	/* (Ours have room.  The resolver looks by itself, too.) */
-	if (!socket_make_room(fd))
-		return 0;
-	socket = &loop.sockets[fd];
-	socket->multi = arg;
-	if (!socket->ours && socket->polled == 0)
-		(void) fcntl(fd, F_SETFD, FD_CLOEXEC);
-	/* If its peer is to say something, there is a connection. */
-	if ((wanted & EVENT_IN) && socket->ours)
-	{
-		socket->connected = true;
-		if (transfer != NULL && socket->opener == transfer->number)
-			transfer->request.connected = true;
-	}
-	if (wanted == 0)
-	{
-		(void) curl_easy_getinfo(easy, CURLINFO_HTTP_VERSION, &version);
-		socket->serial = version < CURL_HTTP_VERSION_2_0;
-	}
-	socket->wanted = wanted;
-	if (wanted == 0 && socket->connected && socket->polled != 0)
-		wanted = EVENT_IN;
-	if (!socket_poll(fd, wanted))
-	{
-		socket->unpollable = loop.unpollable = true;
-		if (transfer != NULL)
-			transfer->denied = true;
-	}
-	return 0;
-}
-
-/*
- * Something has come to a connection that is idle: its end, most likely.  If
- * it is a response that nobody requested, libcurl would take it for that to
- * the next request, so no request may go there any more.  (HTTP/2 says what a
- * response is for, and has more to say than responses.)
- */
-static void
-socket_on_idle_event(const Event *event)
-{
-	HttpSocket *socket = &loop.sockets[event->fd];
-	bool		close = socket->serial || event->closed;
-
-	(void) socket_poll(event->fd, close || !socket->ours ? 0 : EVENT_CLOSED);
-	if (close && socket->ours)
-		(void) shutdown(event->fd, SHUT_RDWR);
-}
-
-
-/*
- * Multi handles
- */
-
-/* libcurl says when it wants to be called even if nothing happens. */
-static int
-multi_on_timer(CURLM *curl, long timeout_ms, void *arg)
-{
-	HttpMulti  *multi = arg;
-
-	multi->timer_set = timeout_ms >= 0;
-	multi->timer = timeout_ms > 0 ?
-		monotonic_us() + timeout_ms * MILLISECOND :
-		0;
-	return 0;
-}
-
-/* Tell a multi handle how to work; false if it refuses. */
-static bool
-multi_set_up(HttpMulti *multi)
-{
-	CURLM	   *curl = multi->curl;
-	long		pipelining = multi->kind == HTTP_KIND_MULTIPLEXED ?
-		CURLPIPE_MULTIPLEX :
-		CURLPIPE_NOTHING;
-
-	return curl_multi_setopt(curl, CURLMOPT_SOCKETFUNCTION, loop_on_socket) ==
-		CURLM_OK &&
-		curl_multi_setopt(curl, CURLMOPT_SOCKETDATA, multi) == CURLM_OK &&
-		curl_multi_setopt(curl, CURLMOPT_TIMERFUNCTION, multi_on_timer) ==
-		CURLM_OK &&
-		curl_multi_setopt(curl, CURLMOPT_TIMERDATA, multi) == CURLM_OK &&
-		curl_multi_setopt(curl, CURLMOPT_PIPELINING, pipelining) == CURLM_OK &&
-		compat_set_quick_exit(curl) == CURLM_OK;
-}
-
-/* Close a multi handle that has no transfer, with its connections. */
-static void
-multi_close(HttpMulti *multi)
-{
-	Assert(multi->in_flight == 0);
-	if (multi->curl != NULL)
-		(void) curl_multi_cleanup(multi->curl);
-	for (int i = -MULTI_DESCRIPTORS; i < multi->connections; i++)
-		ReleaseExternalFD();
-	free(multi);
-}
-
-/*
- * Make a multi handle; NULL if there is no descriptor or no memory for it.
- * Two descriptors of its own, to be woken up by, stay open at exec in libcurl
- * before 8.14; they take the lowest numbers that are free.
- */
-static HttpMulti *
-multi_open(HttpKind kind)
-{
-	HttpMulti  *multi = calloc(1, sizeof(HttpMulti));
-	int			own[MULTI_DESCRIPTORS];
-
-	if (multi == NULL)
-		return NULL;
-	multi->kind = kind;
-	multi->created = monotonic_us();
-	multi->connections = -MULTI_DESCRIPTORS;
-	while (multi->connections < 0 && AcquireExternalFD())
-		multi->connections++;
-	if (multi->connections == 0)
-	{
-		for (int i = 0; i < MULTI_DESCRIPTORS; i++)
-			own[i] = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-		for (int i = 0; i < MULTI_DESCRIPTORS; i++)
-			close(own[i]);
-		multi->curl = curl_multi_init();
-		for (int i = 0; i < MULTI_DESCRIPTORS; i++)
-			(void) fcntl(own[i], F_SETFD, FD_CLOEXEC);
-	}
-	if (multi->curl == NULL || !multi_set_up(multi))
-	{
-		multi_close(multi);
-		return NULL;
-	}
-	dlist_push_tail(&loop.multis, &multi->node);
-	return multi;
-}
-
-/*
- * The multi handle that takes the next request of an endpoint, NULL if there is
- * none.  Where HTTP/2 was possible, the first of several requests goes where
- * the first connection is.
- */
-static HttpMulti *
-multi_get(HttpEndpoint *endpoint)
-{
-	HttpKind	kind = endpoint->kind == HTTP_KIND_SERIAL &&
-			   (!endpoint->tls || endpoint->in_flight > 0) ?
-		HTTP_KIND_SERIAL :
-		HTTP_KIND_MULTIPLEXED;
-	HttpMulti **current = &loop.current[kind == HTTP_KIND_MULTIPLEXED];
-	HttpMulti  *made = NULL;
-
-	if (*current == NULL ||
-		monotonic_us() - (*current)->created > MULTI_MAX_AGE)
-		made = multi_open(kind);
-	if (made != NULL)
-		*current = made;
-	return *current;
-}
-
-/* Close the multi handles that take no requests and have none. */
-static void
-multi_close_old(void)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &loop.multis)
-	{
-		HttpMulti  *multi = dlist_container(HttpMulti, node, iter.cur);
-
-		if (multi->in_flight > 0 || multi == loop.current[0] ||
-			multi == loop.current[1])
-			continue;
-		dlist_delete(&multi->node);
-		multi_close(multi);
-	}
-}
-
-/*
- * Let a multi handle have the connections that one more request needs: one for
- * each request, or fewer if they share them.  Returns false if the descriptor
- * for it is not to be had.
- */
-static bool
-multi_reserve(HttpMulti *multi)
-{
-	int			n = multi->in_flight + 1;
-	int			wanted = multi->kind == HTTP_KIND_SERIAL ?
-		n :
-		Min(n, MULTIPLEXED_HOSTS + n / STREAMS);
-	int			before = multi->connections;
-
-	while (multi->connections < wanted && AcquireExternalFD())
-		multi->connections++;
-	if (multi->connections == before)
-		return before >= wanted ||
-			(before > 0 && multi->kind == HTTP_KIND_MULTIPLEXED);
-	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_TOTAL_CONNECTIONS,
-							 (long) multi->connections);
-	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAXCONNECTS,
-							 (long) multi->connections);
-	if (multi->kind == HTTP_KIND_MULTIPLEXED)
-		(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_HOST_CONNECTIONS,
-								 (long) Max((n + STREAMS - 1) / STREAMS, 2));
-	return true;
-}
-
-/* Have libcurl see to a socket, or to what is due (CURL_SOCKET_TIMEOUT). */
-static void
-multi_act(HttpMulti *multi, curl_socket_t fd, int mask)
-{
-	CURLMsg    *message;
-	int			n;
-
-	if (fd == CURL_SOCKET_TIMEOUT)
-		multi->timer_set = false;
-	(void) curl_multi_socket_action(multi->curl, fd, mask, &n);
-	while ((message = curl_multi_info_read(multi->curl, &n)) != NULL)
-	{
-		if (message->msg == CURLMSG_DONE)
-			loop_end_transfer(transfer_of_easy(message->easy_handle),
-							  message->data.result);
-	}
 }
 
 
@@ -589,6 +202,22 @@ deadline_compare(const pairingheap_node *a, const pairingheap_node *b,
 		(left->deadline > right->deadline);
 }
 
+static HttpTransfer *
+loop_first_deadline(void)
+{
+	return pairingheap_container(HttpTransfer, deadline_node,
+								 pairingheap_first(&deadlines));
+}
+
+/* Move the deadline of a transfer that is in flight. */
+void
+loop_set_deadline(HttpTransfer *transfer, int64 deadline)
+{
+	pairingheap_remove(&deadlines, &transfer->deadline_node);
+	transfer->deadline = deadline;
+	pairingheap_add(&deadlines, &transfer->deadline_node);
+}
+
 /* Put a transfer into its endpoint's queue, at its end or before all others. */
 static void
 loop_enqueue(HttpTransfer *transfer, bool first)
@@ -643,16 +272,6 @@ loop_remove(HttpTransfer *transfer)
 	}
 }
 
-/* Close the connection over which a finished transfer got its response. */
-void
-loop_close_desynchronised(const HttpTransfer *transfer)
-{
-	curl_socket_t fd = transfer->socket;
-
-	if (fd >= 0 && fd < loop.nsockets && loop.sockets[fd].ours)
-		(void) shutdown(fd, SHUT_RDWR);
-}
-
 static void
 loop_finish(HttpTransfer *transfer)
 {
@@ -661,27 +280,7 @@ loop_finish(HttpTransfer *transfer)
 	transfer_finish(transfer);
 }
 
-/*
- * A request has timed out on a connection that is shared, and so outlives it.
- * If nothing has arrived there since it was started, the connection may well
- * be dead; libcurl would give it one request after the other until the system
- * finds out, in a quarter of an hour.  Shut down, it is found closed.
- */
-static void
-transfer_close_unresponsive(HttpTransfer *transfer)
-{
-	curl_socket_t fd = transfer->socket;
-
-	if (transfer->request.result != HTTP_TIMED_OUT ||
-		transfer->request.phase != HTTP_PHASE_RESPONSE ||
-		transfer->multi->kind != HTTP_KIND_MULTIPLEXED)
-		return;
-	if (fd >= 0 && fd < loop.nsockets && loop.sockets[fd].ours &&
-		loop.sockets[fd].active_at < transfer->request.started)
-		(void) shutdown(fd, SHUT_RDWR);
-}
-
-/* Learn from the end of a transfer what the connections to its endpoint carry. */
+/* Learn from a transfer's end what the connections to its endpoint carry. */
 static void
 transfer_learn_kind(HttpTransfer *transfer)
 {
@@ -703,8 +302,8 @@ transfer_learn_kind(HttpTransfer *transfer)
 
 /*
  * Send a transfer again that the gateway refused to process, before others.
- * That happens where a connection ends after few requests: half as many at
- * once are enough for it then.
+ * Over HTTP/1 all kept connections may have ended.  Over HTTP/2 a connection
+ * may end after few requests: half as many at once are enough for it then.
  */
 static void
 loop_repeat(HttpTransfer *transfer)
@@ -715,7 +314,10 @@ loop_repeat(HttpTransfer *transfer)
 	transfer_leave_libcurl(transfer, true);
 	transfer->request.body_len = 0;
 	transfer->opened = transfer->request.connected = false;
-	endpoint->window = Max(endpoint->in_flight / 2, 1);
+	if (endpoint->kind == HTTP_KIND_SERIAL)
+		transfer->fresh = true;
+	else
+		endpoint->window = Max(endpoint->in_flight / 2, 1);
 	loop_enqueue(transfer, true);
 }
 
@@ -723,7 +325,7 @@ loop_repeat(HttpTransfer *transfer)
  * A transfer has ended.  One that the gateway has refused to process is sent
  * again, as long as its timeout allows.
  */
-static void
+void
 loop_end_transfer(HttpTransfer *transfer, CURLcode code)
 {
 	int64		elapsed = monotonic_us() - transfer->request.started;
@@ -740,7 +342,16 @@ loop_end_transfer(HttpTransfer *transfer, CURLcode code)
 							 &transfer->socket);
 	result_take(transfer, code);
 	transfer_learn_kind(transfer);
-	transfer_close_unresponsive(transfer);
+
+	/*
+	 * A connection that is shared outlives a request that timed out.  If
+	 * nothing has arrived since, it may be dead; libcurl would give it one
+	 * request after the other until the system finds out, in a quarter of an
+	 * hour.
+	 */
+	if (transfer->request.result == HTTP_TIMED_OUT &&
+		transfer->multi->kind == HTTP_KIND_MULTIPLEXED)
+		socket_close_of(transfer, transfer->request.started);
 	transfer_leave_libcurl(transfer, true);
 	loop_finish(transfer);
 }
@@ -848,9 +459,7 @@ loop_expire(void)
 {
 	while (!pairingheap_is_empty(&deadlines))
 	{
-		HttpTransfer *transfer =
-			pairingheap_container(HttpTransfer, deadline_node,
-								  pairingheap_first(&deadlines));
+		HttpTransfer *transfer = loop_first_deadline();
 
 		if (transfer->deadline > monotonic_us())
 			break;
@@ -906,123 +515,30 @@ loop_dispatch(int64 until)
  * The loop
  */
 
-/* When something is due next, 0: now; -1: nothing is. */
-static int64
-loop_next_timer(void)
-{
-	int64		next = -1;
-	dlist_iter	iter;
-
-	if (!pairingheap_is_empty(&deadlines))
-		next = pairingheap_container(HttpTransfer, deadline_node,
-									 pairingheap_first(&deadlines))
-				   ->deadline;
-
-	dlist_foreach(iter, &loop.multis)
-	{
-		HttpMulti  *multi = dlist_container(HttpMulti, node, iter.cur);
-
-		if (multi->timer_set && (next < 0 || multi->timer < next))
-			next = multi->timer;
-	}
-	return next;
-}
-
-/* Give libcurl the time that has passed. */
-static void
-loop_run_timers(int64 until)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &loop.multis)
-	{
-		HttpMulti  *multi = dlist_container(HttpMulti, node, iter.cur);
-		int64		now = monotonic_us();
-
-		if (!multi->timer_set || multi->timer > now)
-			continue;
-		if (now >= until)
-		{
-			loop.busy = true;
-			return;
-		}
-		multi_act(multi, CURL_SOCKET_TIMEOUT, 0);
-	}
-}
-
-/* Give libcurl the events that are there. */
-static void
-loop_run_events(int64 until)
-{
-	Event		events[EVENT_LOOP_BATCH];
-	int			n = event_loop_take(events);
-
-	for (int i = 0; i < n; i++)
-	{
-		HttpSocket *socket = &loop.sockets[events[i].fd];
-		int64		now = monotonic_us();
-		int			mask = 0;
-
-		if (now >= until)
-		{
-			loop.busy = true;	/* the rest comes again */
-			return;
-		}
-		if (socket->wanted == 0)
-		{
-			socket_on_idle_event(&events[i]);
-			continue;
-		}
-		socket->active_at = now;
-		if (events[i].in || events[i].failed)
-			mask |= CURL_CSELECT_IN;
-		if (events[i].out || events[i].failed)
-			mask |= CURL_CSELECT_OUT;
-		if (events[i].failed)
-			mask |= CURL_CSELECT_ERR;
-		multi_act(socket->multi, events[i].fd, mask);
-	}
-}
-
-/* Fail the requests whose sockets cannot be waited for. */
-static void
-loop_fail_unpollable(void)
-{
-	if (!loop.unpollable)
-		return;
-	loop.unpollable = false;
-	for (int fd = 0; fd < loop.nsockets; fd++)
-	{
-		HttpSocket *socket = &loop.sockets[fd];
-
-		if (!socket->unpollable)
-			continue;
-		socket->unpollable = false;
-		if (socket->wanted == 0 || !socket->ours)
-			continue;
-		(void) shutdown(fd, SHUT_RDWR);
-		multi_act(socket->multi, fd,
-				  CURL_CSELECT_IN | CURL_CSELECT_OUT | CURL_CSELECT_ERR);
-	}
-}
-
 /*
- * Do what there is to do, for one slice.  Events come first: no request goes
- * to a connection that has just been closed.
+ * Do what there is to do, for one slice; events that are left come again.
+ * They come first: no request goes to a connection that has just been closed.
  */
 static void
 loop_work(void)
 {
 	int64		until = monotonic_us() + LOOP_SLICE;
+	struct epoll_event events[EVENTS];
 	sigset_t	saved;
+	int			n;
 
-	loop.busy = false;
 	loop_block_signals(&saved);
-	loop_run_events(until);
-	loop_run_timers(until);
+	n = event_loop_take(events, EVENTS);
+	loop.busy = false;
+	for (int i = 0; i < n && !loop.busy; i++)
+	{
+		socket_on_event(events[i].data.fd, events[i].events);
+		loop.busy = monotonic_us() >= until;
+	}
+	if (!multi_run_timers(until))
+		loop.busy = true;
 	loop_expire();
 	loop_dispatch(until);
-	loop_fail_unpollable();
 	multi_close_old();
 	loop_restore_signals(&saved);
 }
@@ -1035,7 +551,7 @@ loop_work(void)
 static long
 loop_time_to_wait(long timeout_ms)
 {
-	int64		next = loop_next_timer();
+	int64		next = multi_next_timer();
 	long		wait;
 
 	if (loop.busy || loop.finished)
@@ -1043,6 +559,12 @@ loop_time_to_wait(long timeout_ms)
 	if (!dlist_is_empty(&loop.queued) &&
 		(timeout_ms < 0 || timeout_ms > CONNECT_WINDOW / MILLISECOND))
 		timeout_ms = CONNECT_WINDOW / MILLISECOND;
+	if (!pairingheap_is_empty(&deadlines))
+	{
+		int64		deadline = loop_first_deadline()->deadline;
+
+		next = next < 0 ? deadline : Min(next, deadline);
+	}
 	if (next < 0)
 		return timeout_ms;
 	wait = (long) ((Max(next - monotonic_us(), 0) + MILLISECOND - 1) /
@@ -1093,22 +615,6 @@ loop_max_connections(void)
  */
 
 /*
- * The session has sent nothing for a while: close its connections.  A signal
- * handler, so it leaves libcurl alone, which finds them closed.
- */
-static void
-loop_close_idle(void)
-{
-	for (int fd = 0; fd < loop.nsockets; fd++)
-	{
-		const HttpSocket *socket = &loop.sockets[fd];
-
-		if (socket->connected && socket->polled != 0 && socket->wanted == 0)
-			(void) shutdown(fd, SHUT_RDWR);
-	}
-}
-
-/*
  * A transaction has ended.  An error has cleared all timeouts before, so this
  * is the place to set ours.
  */
@@ -1152,18 +658,18 @@ loop_init(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not start libcurl")));
-	if (!(curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS))
+	if ((curl_version_info(CURLVERSION_NOW)->features &
+		 CURL_VERSION_ASYNCHDNS) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("libcurl resolves names synchronously"),
 				 errdetail("A statement could not be cancelled meanwhile."),
 				 errhint("Install a libcurl that was built with its threaded resolver or c-ares.")));
 
-	dlist_init(&loop.multis);
 	dlist_init(&loop.queued);
 	if (MyBackendType == B_BACKEND)
 	{
-		loop.idle_timeout = RegisterTimeout(USER_TIMEOUT, loop_close_idle);
+		loop.idle_timeout = RegisterTimeout(USER_TIMEOUT, socket_close_idle);
 		RegisterXactCallback(loop_on_xact, NULL);
 	}
 	loop.ready = true;

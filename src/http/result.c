@@ -84,7 +84,8 @@ result_phase(const HttpTransfer *transfer, CURLcode code)
 	const HttpEndpoint *endpoint = transfer->endpoint;
 	CURL	   *easy = transfer->handle->easy;
 
-	if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY)
+	if (code == CURLE_COULDNT_RESOLVE_HOST ||
+		code == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
 	if (result_sent(transfer) && code != CURLE_COULDNT_CONNECT)
 		return HTTP_PHASE_RESPONSE;
@@ -121,6 +122,10 @@ result_header_too_long(const HttpTransfer *transfer)
 static HttpResult
 result_classify(const HttpTransfer *transfer, CURLcode code)
 {
+	if (transfer->denied && code != CURLE_OK)
+		return HTTP_NO_DESCRIPTOR;
+	if (transfer->no_memory && code != CURLE_OK)
+		return HTTP_NO_MEMORY;
 	switch (code)
 	{
 		case CURLE_OK:
@@ -135,14 +140,8 @@ result_classify(const HttpTransfer *transfer, CURLcode code)
 		case CURLE_WRITE_ERROR:
 			if (transfer->too_large)
 				return HTTP_TOO_LARGE;
-			if (transfer->no_room)
-				return HTTP_NO_ROOM;
-			return transfer->no_memory ? HTTP_NO_MEMORY : HTTP_BROKEN;
+			return transfer->no_room ? HTTP_NO_ROOM : HTTP_BROKEN;
 		default:
-			if (transfer->denied)
-				return HTTP_NO_DESCRIPTOR;
-			if (transfer->no_memory)
-				return HTTP_NO_MEMORY;
 			return transfer->request.phase < HTTP_PHASE_RESPONSE ?
 				HTTP_UNREACHABLE :
 				HTTP_BROKEN;
@@ -157,12 +156,14 @@ result_classify(const HttpTransfer *transfer, CURLcode code)
 static HttpCertificate
 result_certificate(CURL *easy, bool at_proxy)
 {
+	CURLINFO	which = at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT :
+								   CURLINFO_SSL_VERIFYRESULT;
 	struct curl_tlssessioninfo *session = NULL;
 
 	(void) curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session);
 	if (session == NULL || session->backend != CURLSSLBACKEND_OPENSSL)
 		return HTTP_CERTIFICATE_REFUSED;
-	switch (result_number(easy, at_proxy ? CURLINFO_PROXY_SSL_VERIFYRESULT : CURLINFO_SSL_VERIFYRESULT))
+	switch (result_number(easy, which))
 	{
 		case 0:
 		case 1:
@@ -185,10 +186,10 @@ result_certificate(CURL *easy, bool at_proxy)
  * Is it certain that the gateway has not processed a request that failed, so
  * that it may be sent again?
  *
- * Over HTTP/2 a gateway that ends a connection says so (GOAWAY, REFUSED_STREAM).
- * libcurl then sends the request again by itself, and gives up after 5 times,
- * or fails without a message if the connection was new.
- * What was to go over a connection of others may also never have been sent, to
+ * Over HTTP/2 a gateway that ends a connection says so (GOAWAY,
+ * REFUSED_STREAM).  libcurl then sends the request again by itself, and gives
+ * up after 5 times, or fails without a message if the connection was new.  What
+ * was to go over a connection of others may also never have been sent, to
  * the end of its connect_timeout, or (8.23) have met one that was closed.
  */
 bool
@@ -235,6 +236,11 @@ result_take(HttpTransfer *transfer, CURLcode code)
 	request->retry_after = compat_retry_after(easy);
 	if (code == CURLE_OK)
 		return;
+	if (transfer->handle->error[0] == '\0' &&
+		result_number(easy, CURLINFO_HTTP_CONNECTCODE) / 100 > 2)
+		snprintf(transfer->handle->error, CURL_ERROR_SIZE,
+				 "CONNECT tunnel failed, response %ld",
+				 result_number(easy, CURLINFO_HTTP_CONNECTCODE));
 	strlcpy(request->error,
 			transfer->handle->error[0] != '\0' ? transfer->handle->error :
 												 curl_easy_strerror(code),
@@ -302,73 +308,36 @@ redact_match(const char *key, const char *text, const char *end, size_t *work)
 	return *key == '\0' ? at - text : 0;
 }
 
-/* The next place from "at" on of a byte, which may be the one found before. */
-static char *
-redact_seek(char *found, char *at, char byte, char *end)
-{
-	if (found >= at)
-		return found;
-	found = memchr(at, byte, end - at);
-	return found != NULL ? found : end;
-}
-
-/*
- * Black out the occurrences of a key that begin between "text" and "stop".
- * They can only begin where its first character is, or a backslash.  Returns
- * where to go on.
- */
-static char *
-redact_step(const char *key, char *text, char *stop, char *end)
-{
-	size_t		work = 0;
-	char	   *plain = NULL;
-	char	   *escaped = NULL;
-
-	while (text < stop && work < REDACT_STEP)
-	{
-		size_t		found;
-
-		plain = redact_seek(plain, text, key[0], stop);
-		escaped = redact_seek(escaped, text, '\\', stop);
-		text = Min(plain, escaped);
-		if (text == stop)
-			break;
-		found = redact_match(key, text, end, &work);
-		memset(text, '*', found);
-		text += Max(found, 1);
-	}
-	return text;
-}
-
-/* The same where there is no backslash, which is faster. */
-static char *
-redact_plain_step(const char *key, char *text, char *stop, char *end)
-{
-	size_t		len = strlen(key);
-	char	   *found;
-
-	while ((found = memmem(text, stop - text, key, len)) != NULL)
-	{
-		memset(found, '*', len);
-		text = found + len;
-	}
-	return stop == end ? end : Max(text, stop - len);
-}
-
 /* Black out all occurrences of a key in some text. */
 static void
 redact_text(const char *key, char *text, size_t len)
 {
+	bool		escapes = len > 0 && memchr(text, '\\', len) != NULL;
 	char	   *end = text + len;
+	size_t		work = 0;
 
 	while (text < end)
 	{
-		char	   *stop = Min(text + REDACT_STEP, end);
+		size_t		found = 0;
 
-		text = memchr(text, '\\', stop - text) == NULL ?
-			redact_plain_step(key, text, stop, end) :
-			redact_step(key, text, stop, end);
-		CHECK_FOR_INTERRUPTS();
+		if (!escapes)
+		{
+			char	   *at = memmem(text, end - text, key, strlen(key));
+
+			if (at == NULL)
+				return;
+			work += at - text;
+			text = at;
+		}
+		if (*text == *key || *text == '\\')
+			found = redact_match(key, text, end, &work);
+		memset(text, '*', found);
+		text += Max(found, 1);
+		if (++work >= REDACT_STEP)
+		{
+			CHECK_FOR_INTERRUPTS();
+			work = 0;
+		}
 	}
 }
 
@@ -391,22 +360,17 @@ result_redact(HttpTransfer *transfer)
 	transfer->redacted = true;
 }
 
-/* The name of a phase, for an error's DETAIL. */
+/* What was done in a phase, for an error's DETAIL. */
 const char *
 http_phase_name(HttpPhase phase)
 {
-	switch (phase)
-	{
-		case HTTP_PHASE_PROXY:
-			return "asking the proxy";
-		case HTTP_PHASE_DNS:
-			return "resolving the name";
-		case HTTP_PHASE_CONNECT:
-			return "connecting";
-		case HTTP_PHASE_TLS:
-			return "negotiating TLS";
-		case HTTP_PHASE_RESPONSE:
-			return "waiting for the response";
-	}
-	return "an unknown phase";	/* not reached */
+	static const char *const names[] = {
+		[HTTP_PHASE_DNS] = "resolving the name",
+		[HTTP_PHASE_CONNECT] = "connecting",
+		[HTTP_PHASE_PROXY] = "asking the proxy",
+		[HTTP_PHASE_TLS] = "negotiating TLS",
+		[HTTP_PHASE_RESPONSE] = "waiting for the response",
+	};
+
+	return names[phase];
 }

@@ -510,23 +510,6 @@ answer_read(Answer *answer, int http_status, const char *content_type,
 }
 
 /*
- * answer_disown
- *		An answer that has been read is one to another question.
- */
-void
-answer_disown(Answer *answer)
-{
-	int			http_status = answer->http_status;
-
-	memset(answer, 0, sizeof(*answer));
-	answer->http_status = http_status;
-	answer->progress = -1;
-	answer->nfiles = -1;
-	set_unreadable(answer, ANSWER_FLAW_OTHER_TASK,
-				   "the answer is about another task");
-}
-
-/*
  * answer_verdict_name
  *		A verdict's name, as in the views; a constant.
  */

@@ -46,7 +46,6 @@ typedef enum AnswerFlaw
 	ANSWER_FLAW_NO_TASK,		/* JSON, but no task in it */
 	ANSWER_FLAW_HTML,			/* a web page (verdict ANSWER_REJECTED) */
 	ANSWER_FLAW_TOO_LARGE,		/* larger than a JSON text may be (1 GB) */
-	ANSWER_FLAW_OTHER_TASK,		/* an answer to another question */
 } AnswerFlaw;
 
 /* Deepest nesting of objects and arrays that is read. */
@@ -109,7 +108,6 @@ typedef struct Answer
 extern void answer_read(Answer *answer, int http_status,
 						const char *content_type,
 						const char *body, size_t len);
-extern void answer_disown(Answer *answer);
 extern const char *answer_verdict_name(AnswerVerdict verdict);
 
 #endif							/* ANYVOD_ANSWER_H */

@@ -3,11 +3,10 @@
  * document.c
  *		What a body holds of the fields that matter.
  *
- * PostgreSQL's own parser runs over the text once, or over an outline of it
- * that leaves out what strings say (outline.c), with callbacks that know where
- * they are and note the fields that matter.  No tree is built.  Keys come in
- * any order (TaskType after the task objects, Output before Status), so
- * nothing is decided here.
+ * PostgreSQL's own parser runs over the text once, with callbacks that know
+ * where they are and note the fields that matter.  No tree is built.  Keys
+ * come in any order (TaskType after the task objects, Output before Status),
+ * so nothing is decided here.
  *
  * Whatever arrives may be hostile or broken, and none of it raises an error:
  * the nesting is bounded before the parser's stack check could object, no \u
@@ -29,7 +28,6 @@
 
 #include "compat.h"
 #include "response/document.h"
-#include "response/outline.h"
 #include "response/sanitize.h"
 
 /*
@@ -82,7 +80,6 @@ typedef enum FieldKind
 typedef struct Field
 {
 	const char *name;
-	size_t		name_len;
 	FieldKind	kind;
 	size_t		offset;			/* in the struct of its place */
 	Place		child;			/* what an object there is */
@@ -90,15 +87,15 @@ typedef struct Field
 } Field;
 
 #define SCALAR(key, kind, holder, member) \
-	{key, sizeof(key) - 1, kind, offsetof(holder, member), PLACE_DOCUMENT, 0}
+	{key, kind, offsetof(holder, member), PLACE_DOCUMENT, 0}
 #define OBJECT(key, kind, holder, member, place, child_type) \
-	{key, sizeof(key) - 1, kind, offsetof(holder, member), place, \
+	{key, kind, offsetof(holder, member), place, \
 	 sizeof(child_type)}
 #define FILES(key, i) \
-	{key, sizeof(key) - 1, FIELD_FILES, \
+	{key, FIELD_FILES, \
 	 offsetof(Output, lists) + (i) * sizeof(FileList), PLACE_FILE_LIST, \
 	 sizeof(FileList)}
-#define END_OF_FIELDS {NULL, 0, FIELD_WORD, 0, PLACE_DOCUMENT, 0}
+#define END_OF_FIELDS {NULL, FIELD_WORD, 0, PLACE_DOCUMENT, 0}
 
 static const Field document_fields[] = {
 	OBJECT("error", FIELD_ERROR, Document, error, PLACE_GATEWAY_ERROR,
@@ -207,7 +204,7 @@ static const Field *const fields_of[] = {
 };
 
 static const Field task_field = {
-	NULL, 0, FIELD_TASK, 0, PLACE_TASK, sizeof(Task)
+	NULL, FIELD_TASK, 0, PLACE_TASK, sizeof(Task)
 };
 
 
@@ -227,35 +224,14 @@ typedef struct Frame
 
 typedef struct Reader
 {
-	JsonSemAction actions;
 	JsonLexContext *lex;
-	const Outline *outline;		/* what is parsed; NULL: the text itself */
 	Document   *document;
-	char	   *decoded;		/* the last name handed out, if any */
-	const char *name;			/* of the last field that began, and what */
-	size_t		name_len;		/* follows is a quote or a NUL */
+	char	   *name;			/* of the last field that began, or NULL */
 	Frame		frames[MAX_FRAMES];
 	int			nframes;
 	int			skipping;		/* depth inside a value that does not matter,
 								 * 0: not in one */
 } Reader;
-
-static CompatJsonResult reader_field_start(void *state, char *name,
-										   bool isnull);
-
-/*
- * Have the parser tell of fields, or not.
- *
- * It may copy the name of each for which there is a callback.  So that is
- * taken away inside of a value that does not matter; those for the beginning
- * and end of objects and arrays, which are handed nothing, stay and tell when
- * it is over.
- */
-static void
-reader_listen(Reader *reader, bool names)
-{
-	reader->actions.object_field_start = names ? reader_field_start : NULL;
-}
 
 static void forget_object(Place place, void *noted, size_t size);
 
@@ -344,13 +320,11 @@ forget_object(Place place, void *noted, size_t size)
 
 /* Where the task object of that key is in a Response, -1 if it is not. */
 static int
-task_index(const Response *response, const char *key, size_t len)
+task_index(const Response *response, const char *key)
 {
 	for (int i = 0; i < response->ntasks; i++)
 	{
-		const char *other = response->tasks[i]->key;
-
-		if (strncmp(other, key, len) == 0 && other[len] == '\0')
+		if (strcmp(response->tasks[i]->key, key) == 0)
 			return i;
 	}
 	return -1;
@@ -363,19 +337,19 @@ task_index(const Response *response, const char *key, size_t len)
 Task *
 document_task(const Response *response, const char *key)
 {
-	int			i = task_index(response, key, strlen(key));
+	int			i = task_index(response, key);
 
 	return i >= 0 ? response->tasks[i] : NULL;
 }
 
 /* A new task object under that key, NULL if there are too many already. */
 static Task *
-add_task(Response *response, const char *key, size_t len)
+add_task(Response *response, const char *key)
 {
 	Task	   *task;
 
 	/* the variant that lacks the task object has its parts instead */
-	if (len == 6 && memcmp(key, "Output", 6) == 0)
+	if (strcmp(key, "Output") == 0)
 	{
 		response->flattened = true;
 		return NULL;
@@ -386,7 +360,7 @@ add_task(Response *response, const char *key, size_t len)
 		return NULL;
 	}
 	task = palloc0(sizeof(Task));
-	task->key = value_copy(key, len);
+	task->key = pstrdup(key);
 	response->tasks[response->ntasks++] = task;
 	return task;
 }
@@ -424,7 +398,6 @@ reader_push(Reader *reader, Place place, void *noted)
 	frame->place = place;
 	frame->noted = noted;
 	frame->field = NULL;
-	reader_listen(reader, true);
 }
 
 /*
@@ -459,7 +432,7 @@ object_target(Reader *reader, Place *place)
 		case FIELD_OBJECT:
 			return (char *) frame->noted + field->offset;
 		case FIELD_TASK:
-			return add_task(frame->noted, reader->name, reader->name_len);
+			return add_task(frame->noted, reader->name);
 		case FIELD_FILES:
 			/* one object where a list belongs is a list of one */
 			*place = PLACE_FILE;
@@ -479,10 +452,7 @@ reader_object_start(void *state)
 
 	noted = reader->skipping > 0 ? NULL : object_target(reader, &place);
 	if (noted == NULL)
-	{
 		reader->skipping++;
-		reader_listen(reader, false);
-	}
 	else
 	{
 		*(bool *) noted = true; /* each struct begins with "present" */
@@ -505,10 +475,7 @@ reader_array_start(void *state)
 		reader_push(reader, PLACE_FILE_LIST,
 					(char *) frame->noted + frame->field->offset);
 	else
-	{
 		reader->skipping++;
-		reader_listen(reader, false);
-	}
 	COMPAT_JSON_DONE;
 }
 
@@ -522,7 +489,6 @@ reader_end(void *state)
 		reader->skipping--;
 	else
 		reader->nframes--;
-	reader_listen(reader, reader->skipping == 0);
 	if (reader->nframes == 0 && reader->skipping == 0)
 		reader->document->complete = true;
 	COMPAT_JSON_DONE;
@@ -530,53 +496,14 @@ reader_end(void *state)
 
 /* The field of that name, NULL if it does not matter. */
 static const Field *
-find_field(Place place, const char *name, size_t len)
+find_field(Place place, const char *name)
 {
 	for (const Field *field = fields_of[place]; field->name != NULL; field++)
 	{
-		if (field->name_len == len && field->name[0] == name[0] &&
-			memcmp(field->name, name, len) == 0)
+		if (strcmp(field->name, name) == 0)
 			return field;
 	}
 	return NULL;
-}
-
-/*
- * Note which field begins.
- *
- * The parser hands out a name if it decodes strings.  In an outline one that
- * is empty stands in the text, and its quotes before the colon, which is the
- * token before the value.
- */
-static void
-reader_set_name(Reader *reader, char *decoded)
-{
-	if (reader->decoded != NULL)
-		pfree(reader->decoded);
-	reader->decoded = decoded;
-
-	if (reader->outline != NULL && (decoded == NULL || decoded[0] == '\0'))
-		reader->name = outline_string(reader->outline,
-									  reader->lex->prev_token_terminator - 3,
-									  &reader->name_len);
-	else
-	{
-		reader->name = decoded;
-		reader->name_len = strlen(decoded);
-	}
-}
-
-/* The string that the parser is at, *len bytes, before a quote or a NUL. */
-static const char *
-reader_string(const Reader *reader, size_t *len)
-{
-	const JsonLexContext *lex = reader->lex;
-
-	if (reader->outline != NULL &&
-		lex->token_terminator - lex->token_start == 2)
-		return outline_string(reader->outline, lex->token_start, len);
-	*len = lex->strval->len;
-	return lex->strval->data;
 }
 
 /* Note a string or number of len bytes. */
@@ -628,14 +555,11 @@ static void
 note_value(const Reader *reader, const Field *field, char *where)
 {
 	const JsonLexContext *lex = reader->lex;
-	const char *text;
-	size_t		len;
 
 	switch (lex->token_type)
 	{
 		case JSON_TOKEN_STRING:
-			text = reader_string(reader, &len);
-			note_text(field, where, text, len, true);
+			note_text(field, where, lex->strval->data, lex->strval->len, true);
 			break;
 		case JSON_TOKEN_NUMBER:
 			note_text(field, where, lex->token_start,
@@ -650,16 +574,25 @@ note_value(const Reader *reader, const Field *field, char *where)
 	}
 }
 
-/* A field begins, and the parser is at its value. */
+/*
+ * A field begins, and the parser is at its value.  The parser hands out a copy
+ * of each name; those inside of a value that does not matter are freed at once.
+ */
 static CompatJsonResult
-reader_field_start(void *state, char *decoded, bool isnull)
+reader_field_start(void *state, char *name, bool isnull)
 {
 	Reader	   *reader = state;
-	Frame	   *frame = &reader->frames[reader->nframes - 1];
+	Frame	   *frame;
 	const Field *field;
 
-	reader_set_name(reader, decoded);
-	field = find_field(frame->place, reader->name, reader->name_len);
+	if (reader->name != NULL)
+		pfree(reader->name);
+	reader->name = name;
+	if (reader->skipping > 0)
+		COMPAT_JSON_DONE;
+
+	frame = &reader->frames[reader->nframes - 1];
+	field = find_field(frame->place, name);
 	if (field != NULL)
 	{
 		forget_field(field, frame->noted);
@@ -667,8 +600,7 @@ reader_field_start(void *state, char *decoded, bool isnull)
 	}
 	else if (frame->place == PLACE_RESPONSE)
 	{
-		int			i = task_index(frame->noted, reader->name,
-								   reader->name_len);
+		int			i = task_index(frame->noted, name);
 
 		if (i >= 0)
 			forget_task(frame->noted, i);
@@ -742,75 +674,32 @@ set_flaw(Document *document, AnswerFlaw flaw, char *detail)
 	document->flaw_detail = detail;
 }
 
-/* Run the parser over an outline, or over the text; false if it objects. */
-static bool
-parse(Document *document, const Outline *outline, JsonLexContext *lex)
-{
-	Reader		reader;
-	bool		ok;
-
-	reader.lex = lex;
-	reader.outline = outline;
-	reader.document = document;
-	reader.decoded = NULL;
-	reader.nframes = 0;
-	reader.skipping = 0;
-	memset(&reader.actions, 0, sizeof(reader.actions));
-	reader.actions.semstate = &reader;
-	reader.actions.object_start = reader_object_start;
-	reader.actions.object_end = reader_end;
-	reader.actions.array_start = reader_array_start;
-	reader.actions.array_end = reader_end;
-	ok = pg_parse_json(lex, &reader.actions) == JSON_SUCCESS;
-	if (reader.decoded != NULL)
-		pfree(reader.decoded);
-	if (ok)
-		document->complete = true;
-	return ok;
-}
-
-/*
- * Read a text by its outline.  False if it has none or is no JSON document:
- * what is wrong, and where, the text itself must tell.
- */
-static bool
-read_outline(Document *document, const char *text, size_t len, bool sane)
-{
-	Outline		outline;
-	JsonLexContext *lex;
-	bool		ok;
-
-	if (!outline_make(&outline, text, len, ANSWER_MAX_DEPTH, sane))
-		return false;
-	lex = compat_json_lex(outline.text, outline.len, PG_UTF8, outline.escapes);
-	ok = parse(document, &outline, lex);
-	compat_json_lex_free(lex);
-	if (!ok)
-	{
-		forget_object(PLACE_DOCUMENT, document, sizeof(Document));
-		document->complete = false;
-	}
-	document->text = text;
-	document->text_len = len;
-	return ok;
-}
-
-/* Read a text as it is. */
+/* Run the parser over the text, which is fit for it. */
 static void
-read_text(Document *document, const char *content_type)
+parse(Document *document, const char *content_type)
 {
 	JsonLexContext *lex = compat_json_lex(document->text, document->text_len,
-										  PG_UTF8, true);
+										  PG_UTF8);
+	Reader		reader = {.lex = lex, .document = document};
+	JsonSemAction actions = {
+		.semstate = &reader,
+		.object_start = reader_object_start,
+		.object_end = reader_end,
+		.array_start = reader_array_start,
+		.array_end = reader_end,
+		.object_field_start = reader_field_start,
+	};
 
-	if (!parse(document, NULL, lex))
-	{
-		if (type_is_html(content_type))
-			set_flaw(document, ANSWER_FLAW_HTML,
-					 pstrdup("the answer is a web page"));
-		else
-			set_flaw(document, ANSWER_FLAW_NOT_JSON,
-					 parse_complaint(document, lex));
-	}
+	if (pg_parse_json(lex, &actions) == JSON_SUCCESS)
+		document->complete = true;
+	else if (type_is_html(content_type))
+		set_flaw(document, ANSWER_FLAW_HTML,
+				 pstrdup("the answer is a web page"));
+	else
+		set_flaw(document, ANSWER_FLAW_NOT_JSON,
+				 parse_complaint(document, lex));
+	if (reader.name != NULL)
+		pfree(reader.name);
 	compat_json_lex_free(lex);
 }
 
@@ -830,8 +719,6 @@ document_read(Document *document, const char *content_type,
 	char		first;
 
 	memset(document, 0, sizeof(*document));
-	if (read_outline(document, body, len, false))
-		return;
 	document->text = sanitize_text(body, len, ANSWER_MAX_DEPTH,
 								   &document->text_len, &too_deep);
 	if (document->text == NULL)
@@ -851,6 +738,6 @@ document_read(Document *document, const char *content_type,
 		set_flaw(document, ANSWER_FLAW_TOO_DEEP,
 				 psprintf("the answer is nested deeper than %d levels",
 						  ANSWER_MAX_DEPTH));
-	else if (!read_outline(document, document->text, document->text_len, true))
-		read_text(document, content_type);
+	else
+		parse(document, content_type);
 }

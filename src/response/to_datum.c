@@ -26,17 +26,12 @@
 #include "utils/timestamp.h"
 
 #include "response/to_datum.h"
-#include "signature.h"
-#include "response/tree.h"
 
 /* Bytes that are converted at once. */
 #define RESULT_CHUNK 65536
 
 /* Columns of anyvod_result, as the SQL script has them. */
-static const Oid result_columns[] = {
-	TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, ANYENUMOID, TEXTOID, TEXTOID
-};
-#define RESULT_COLUMNS lengthof(result_columns)
+#define RESULT_COLUMNS 7
 
 /* Does the database take UTF-8 as it is? */
 static bool
@@ -131,20 +126,6 @@ result_to_utf8(const char *text, size_t len, size_t *utf8_len)
 	return out.data;
 }
 
-/* Read an answer as jsonb. */
-static Datum
-result_read_jsonb(const Answer *answer)
-{
-	Datum		result;
-	char	   *json;
-
-	if (result_is_utf8() &&
-		tree_make(answer->json, answer->json_len, &result))
-		return result;
-	json = result_cstring(answer->json, answer->json_len);
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
-}
-
 /*
  * The whole answer as jsonb; false if jsonb cannot hold it, a number of
  * 200,000 digits for one, and then why.
@@ -161,7 +142,9 @@ result_try_jsonb(const Answer *answer, Datum *result, char **why)
 	Assert(answer->json != NULL);
 	PG_TRY();
 	{
-		*result = result_read_jsonb(answer);
+		char	   *json = result_cstring(answer->json, answer->json_len);
+
+		*result = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
 	}
 	PG_CATCH();
 	{
@@ -237,8 +220,7 @@ result_enum(Oid type, const char *label)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("type %s has no value \"%s\"",
-						format_type_be(type), label),
-				 errhint(SIGNATURE_HINT)));
+						format_type_be(type), label)));
 	value = ((Form_pg_enum) GETSTRUCT(tuple))->oid;
 	ReleaseSysCache(tuple);
 	return ObjectIdGetDatum(value);
@@ -253,9 +235,11 @@ result_row_type(FunctionCallInfo fcinfo)
 
 	if (desc != NULL)
 		return desc;
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		desc = NULL;
-	signature_check_columns(desc, result_columns, RESULT_COLUMNS);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
+		desc->natts != RESULT_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the function's result is not of type anyvod_result")));
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	desc = BlessTupleDesc(CreateTupleDescCopy(desc));
 	MemoryContextSwitchTo(old);

@@ -20,7 +20,6 @@
 
 #include "response/answer.h"
 #include "response/value.h"
-#include "response/word.h"
 
 /*
  * Characters of a one-line field (status, codes, types, names).  The longest
@@ -74,9 +73,6 @@ control_length(const char *s)
 static const char *
 find_control(const char *s, const char *end)
 {
-	while (end - s >= (ptrdiff_t) sizeof(uint64) &&
-		   word_unprintable(word_load(s)) == 0)
-		s += sizeof(uint64);
 	while (s < end && control_length(s) == 0)
 		s++;
 	return s;

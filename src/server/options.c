@@ -32,7 +32,6 @@
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
-#include "catalog/pg_type.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -50,7 +49,6 @@
 #include "server/options.h"
 #include "server/secret_file.h"
 #include "server/validate.h"
-#include "signature.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
 #define MAX_DURATION (24 * 60 * 60 * 1000)
@@ -419,15 +417,11 @@ check_files(const ServerSettings *settings)
 Datum
 anyvod_fdw_validator(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTARRAYOID, OIDOID};
+	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid			catalog = PG_GETARG_OID(1);
 	ServerSettings settings = option_defaults;
 	UrlParts	parts;
-	List	   *options;
-	Oid			catalog;
 
-	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
-	options = untransformRelOptions(PG_GETARG_DATUM(0));
-	catalog = PG_GETARG_OID(1);
 	if (catalog == ForeignTableRelationId || catalog == AttributeRelationId)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -51,7 +51,6 @@
 #include "server/options.h"
 #include "server/secret_file.h"
 #include "server/settings.h"
-#include "server/validate.h"
 
 /* The settings that were looked up last, and what holds their strings. */
 static ServerSettings current;
@@ -230,25 +229,4 @@ server_settings_changed(Oid serverid, Oid userid, uint64 id)
 	ok = OidIsValid(userid) && read_settings(tuple, userid, DEBUG1);
 	ReleaseSysCache(tuple);
 	return ok && current.id != id;
-}
-
-/*
- * Raise 22023 unless this is a task id.  Quotes it only if that is short and
- * cannot garble the log.
- */
-void
-server_check_task_id(const char *task_id, size_t len)
-{
-	bool		quotable = (len <= 64);
-
-	if (validate_task_id(task_id, len))
-		return;
-	for (size_t i = 0; i < len && quotable; i++)
-		quotable = (task_id[i] >= ' ' && task_id[i] <= '~');
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 quotable ? errmsg("invalid task id \"%.*s\"", (int) len, task_id) :
-						errmsg("invalid task id"),
-			 errdetail("A task id has 1 to %d characters of [0-9A-Za-z_.-] and is neither \".\" nor \"..\".",
-					   MAX_TASK_ID_LENGTH)));
 }

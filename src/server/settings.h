@@ -60,6 +60,5 @@ typedef struct ServerSettings
 extern const ServerSettings *server_settings_get(const char *server_name,
 												 Oid userid);
 extern bool server_settings_changed(Oid serverid, Oid userid, uint64 id);
-extern void server_check_task_id(const char *task_id, size_t len);
 
 #endif							/* ANYVOD_SETTINGS_H */

@@ -1,18 +1,24 @@
 /*-------------------------------------------------------------------------
  *
- * many.c
- *		Asking about many tasks at once: anyvod_query_many().
+ * query_many.c
+ *		anyvod_query_many(): requests about many tasks at once.
  *
- * The rows come one a call, in the order in which the answers arrive.  At any
- * time at most max_concurrency questions have been asked whose rows have not
- * been returned, so that no more bodies than that are in memory, and a
- * consumer that stops early has caused few questions that he did not want.
+ * The rows come one a call, in the order in which the responses arrive.  At
+ * any time at most max_concurrency requests are outstanding: sent, or about
+ * to be, and their rows not returned.  So no more bodies than that are in
+ * memory, and a consumer that stops early has caused few requests in vain.
+ *
+ * Bodies share a budget of the process.  A request whose body found no room
+ * in it is sent again once another's has been released, and from then on that
+ * many fewer are outstanding: each such failure takes one off, so there are
+ * at most max_concurrency of them.  Only a body that finds no room when it is
+ * the batch's only one is an error, of its row.
  *
  * Everything lives in the memory context of the multi-call protocol.  At an
  * early end, a LIMIT or a closed cursor, that is deleted by the callback that
  * SRF_FIRSTCALL_INIT() registers with the ExprContext; after an error it goes
- * with its parents.  Either way the batch's own callback breaks off what is
- * in flight.
+ * with its parents.  Either way the batch's own callback ends what is in
+ * flight.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -21,198 +27,217 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lib/ilist.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "clock.h"
 #include "compat.h"
-#include "sql/request.h"
 #include "response/to_datum.h"
-#include "signature.h"
 #include "server/settings.h"
+#include "sql/request.h"
 
 PG_FUNCTION_INFO_V1(anyvod_query_many);
 
 /* Columns of a row, as the SQL script has them. */
-static const Oid many_columns[] = {TEXTOID, JSONBOID, TEXTOID, TEXTOID};
-#define MANY_COLUMNS lengthof(many_columns)
+#define MANY_COLUMNS 4
 
 /*
- * When the next row is asked for so long (in microseconds) after the last, a
- * request in flight may have come to grief because nobody attended to it: by
- * its own timeout, or by the gateway's.
+ * When the next row is fetched so long (in microseconds) after the last, a
+ * request in flight may have failed because nobody served its socket: by its
+ * own timeout, or by the gateway's.
  */
 #define MANY_PAUSE INT64CONST(1000000)
 
-/* A question that has been asked, and whose row has not been returned. */
-typedef struct ManyAsk
+/* A request whose row has not been returned. */
+typedef struct ManyRequest
 {
-	TaskRequest ask;
-	const char *task_id;
-	bool		repeated;		/* asked again; that is done once */
-} ManyAsk;
+	TaskRequest task;
+	slist_node	node;			/* in put_back */
+	bool		repeated;		/* sent again after a failure, which is done
+								 * once */
+} ManyRequest;
 
 /* A call of the function, from its first row to its last. */
 typedef struct Many
 {
+	MemoryContext context;		/* of the whole call */
 	HttpBatch  *batch;
 	const char *server;
 	Oid			userid;			/* who began it; a cursor may have moved on */
-	int			max_concurrency;
-	TaskIds		ids;
-	int			next;			/* the first id that has not been asked for */
-	int			outstanding;	/* ManyAsks that there are */
+	char	  **ids;
+	int			nids;
+	int			next;			/* the first id that had no request yet */
+	int			limit;			/* outstanding requests; 1 or more */
+	int			outstanding;	/* requests in the batch */
+	slist_head	put_back;		/* to be sent again when there is room */
 	int64		left_at;		/* when the last row was returned */
 	int64		resumed_at;		/* end of the last pause of the consumer */
 } Many;
 
-/* Check the arguments and make what the call needs; nothing is asked yet. */
-static Many *
-many_create(FunctionCallInfo fcinfo)
+/* A request of those that are still to be started, NULL if there is none. */
+static ManyRequest *
+many_pop(Many *many)
 {
-	static const Oid arguments[] = {TEXTARRAYOID, NAMEOID};
-	Many	   *many = palloc0(sizeof(Many));
+	ManyRequest *request;
 
-	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
-	request_task_ids(&many->ids, PG_GETARG_ARRAYTYPE_P(0));
-	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
-	many->userid = GetUserId();
-	many->max_concurrency = server_settings_get(many->server,
-												many->userid)
-								->max_concurrency;
-	many->batch = http_batch_create(CurrentMemoryContext);
-	many->left_at = monotonic_us();
-	return many;
+	if (!slist_is_empty(&many->put_back))
+		return slist_container(ManyRequest, node,
+							   slist_pop_head_node(&many->put_back));
+	if (many->next >= many->nids)
+		return NULL;
+	request = MemoryContextAllocZero(many->context, sizeof(ManyRequest));
+	request->task.server = many->server;
+	request->task.userid = many->userid;
+	request->task.task_id = many->ids[many->next++];
+	return request;
 }
 
 /*
- * Start as many questions as may be outstanding.  Returns whether any was
- * started.
+ * Start as many requests as may be outstanding.  Returns one that cannot be
+ * started, which is its row, else NULL.
  */
-static bool
-many_fill(Many *many, MemoryContext context)
+static ManyRequest *
+many_fill(Many *many)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
-	bool		started = false;
+	ManyRequest *request;
 
-	while (many->outstanding < many->max_concurrency &&
-		   http_room(many->batch) > 0 && many->next < many->ids.n)
+	/* The first is started in any case, so that there is an end to wait for. */
+	while (many->outstanding < many->limit &&
+		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
+		   (request = many_pop(many)) != NULL)
 	{
-		ManyAsk    *ask = palloc0(sizeof(ManyAsk));
-
-		ask->ask.server = many->server;
-		ask->ask.userid = many->userid;
-		ask->task_id = many->ids.ids[many->next++];
-		request_start(&ask->ask, many->batch, ask->task_id, ask);
+		if (!request_try_start(&request->task, many->batch, request))
+			return request;
 		many->outstanding++;
-		started = true;
 	}
-	MemoryContextSwitchTo(old);
-	return started;
+	return NULL;
 }
 
-/* A question has come to its end: is it to be asked again? */
-static bool
-many_is_to_repeat(const Many *many, const ManyAsk *ask)
+/* Take a request out of the batch. */
+static void
+many_release(Many *many, ManyRequest *request)
 {
-	const HttpRequest *request = ask->ask.request;
+	http_release(request->task.request);
+	many->outstanding--;
+}
 
-	if (ask->repeated)
-		return false;
-	switch (request->result)
+/*
+ * A request has finished: is it worth while to send it again?  Then it is put
+ * back.
+ */
+static bool
+many_put_back(Many *many, ManyRequest *request)
+{
+	const HttpRequest *finished = request->task.request;
+
+	switch (finished->result)
 	{
 		case HTTP_COMPLETE:
-			return request_has_other_key(&ask->ask);
+			if (request->repeated || !request_has_other_key(&request->task))
+				return false;
+			request->repeated = true;
+			break;
 		case HTTP_UNREACHABLE:
 		case HTTP_BROKEN:
 		case HTTP_TIMED_OUT:
-			return request->started < many->resumed_at;
+			if (request->repeated || finished->started >= many->resumed_at)
+				return false;
+			request->repeated = true;
+			break;
+		case HTTP_NO_ROOM:
+			if (many->outstanding == 1)
+				return false;
+			many->limit = many->outstanding - 1;
+			break;
 		default:
 			return false;
 	}
+	many_release(many, request);
+	slist_push_head(&many->put_back, &request->node);
+	return true;
 }
 
 /*
- * Wait for the next question that comes to its end, and read its answer; NULL
- * if there is none any more.
+ * Wait for the next request that finishes, and read its response; NULL if all
+ * rows have been returned.
  */
-static ManyAsk *
-many_next(Many *many, MemoryContext context)
+static ManyRequest *
+many_next(Many *many)
 {
 	for (;;)
 	{
-		bool		started = many_fill(many, context);
-		HttpRequest *request;
-		ManyAsk    *ask;
+		ManyRequest *request = many_fill(many);
+		HttpRequest *finished;
 
-		if (many->outstanding == 0)
-			return NULL;
+		if (request != NULL || many->outstanding == 0)
+			return request;
 
-		/* What was started goes out before anything that takes time. */
-		if (!http_has_finished(many->batch))
+		/* What was started is sent before anything that takes time. */
+		(void) http_run_once(0);
+		while ((finished = http_take_finished(many->batch)) == NULL)
 			(void) http_run_once(-1);
-		else if (started)
-			(void) http_run_once(0);
-		request = http_take_finished(many->batch);
-		if (request == NULL)
-			continue;
-
-		ask = request->tag;
-		if (!request_read(&ask->ask))
-			continue;
-		if (!many_is_to_repeat(many, ask))
-			return ask;
-		http_release(request);
-		ask->repeated = true;
-		request_start(&ask->ask, many->batch, ask->task_id, ask);
+		request = finished->tag;
+		if (request_read(&request->task) && !many_put_back(many, request))
+			return request;
 	}
 }
 
-/* A question and what came of it, as a row in the current memory context. */
+/* A request and its response, or what is wrong with it, as a row. */
 static Datum
-many_row(TupleDesc desc, const ManyAsk *ask)
+many_row(TupleDesc desc, const TaskRequest *task)
 {
 	Datum		values[MANY_COLUMNS] = {0};
-	bool		nulls[MANY_COLUMNS] = {false, true, true, true};
-	RequestError trouble;
-	bool		troubled;
+	bool		nulls[MANY_COLUMNS] = {0};
+	ErrorData  *error = errors_describe(task);
+	int			sqlstate = error != NULL ? error->sqlerrcode : 0;
+	const char *message = error != NULL ? error->message : NULL;
 	char	   *why;
 
-	troubled = request_describe_error(&ask->ask, &trouble);
-	if (!troubled &&
-		!result_try_jsonb(&ask->ask.answer, &values[1], &why))
+	values[0] = CStringGetTextDatum(task->task_id);
+	if (error == NULL && !result_try_jsonb(&task->answer, &values[1], &why))
 	{
-		troubled = true;
-		trouble.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-		trouble.message = RESULT_NOT_JSONB;
+		sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		message = RESULT_NOT_JSONB;
 	}
-	values[0] = CStringGetTextDatum(ask->task_id);
-	if (troubled)
+	nulls[1] = message != NULL;
+	nulls[2] = nulls[3] = message == NULL;
+	if (message != NULL)
 	{
-		values[2] = CStringGetTextDatum(unpack_sql_state(trouble.sqlstate));
-		values[3] = CStringGetTextDatum(trouble.message);
-		nulls[2] = nulls[3] = false;
+		values[2] = CStringGetTextDatum(unpack_sql_state(sqlstate));
+		values[3] = CStringGetTextDatum(message);
 	}
-	else
-		nulls[1] = false;
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* The first call: everything that can be an error is one here. */
+/*
+ * The first call: what makes the statement fail does so here.  Nothing is sent
+ * yet.
+ */
 static void
 many_begin(FuncCallContext *call, FunctionCallInfo fcinfo)
 {
 	MemoryContext old = MemoryContextSwitchTo(call->multi_call_memory_ctx);
+	Many	   *many = palloc0(sizeof(Many));
 	TupleDesc	desc;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		desc = NULL;
-	signature_check_columns(desc, many_columns, MANY_COLUMNS);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
+		desc->natts != MANY_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("incorrect number of output arguments")));
 	call->tuple_desc = BlessTupleDesc(desc);
-	call->user_fctx = many_create(fcinfo);
+	call->user_fctx = many;
+	many->context = CurrentMemoryContext;
+	many->nids = request_task_ids(PG_GETARG_ARRAYTYPE_P(0), &many->ids);
+	many->server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
+	many->userid = GetUserId();
+	many->limit = server_settings_get(many->server, many->userid)
+					  ->max_concurrency;
+	many->batch = http_batch_create(CurrentMemoryContext);
+	many->left_at = monotonic_us();
 	MemoryContextSwitchTo(old);
 }
 
@@ -225,7 +250,7 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *call;
 	Many	   *many;
-	ManyAsk    *ask;
+	ManyRequest *request;
 	Datum		row;
 
 	if (SRF_IS_FIRSTCALL())
@@ -238,13 +263,13 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 	if (monotonic_us() - many->left_at > MANY_PAUSE)
 		many->resumed_at = monotonic_us();
 
-	ask = many_next(many, call->multi_call_memory_ctx);
-	if (ask == NULL)
+	request = many_next(many);
+	if (request == NULL)
 		SRF_RETURN_DONE(call);
-	row = many_row(call->tuple_desc, ask);
-	http_release(ask->ask.request);
-	pfree(ask);
-	many->outstanding--;
+	row = many_row(call->tuple_desc, &request->task);
+	if (request->task.request != NULL)
+		many_release(many, request);
+	pfree(request);
 	many->left_at = monotonic_us();
 	SRF_RETURN_NEXT(call, row);
 }

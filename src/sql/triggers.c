@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * trigger.c
+ * triggers.c
  *		The triggers of anyvod_tasks, and waking the worker by hand.
  *
  * Copyright (c) 2026, the anyvod authors
@@ -30,88 +30,78 @@
 #include "announce.h"
 #include "anyvod.h"
 #include "launcher.h"
-#include "signature.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
 PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
 PG_FUNCTION_INFO_V1(anyvod_wake);
 
-
-/* Why nothing will fill rows of the table in, as a warning. */
-static void
-trigger_warn_about(Relation relation)
-{
-	Oid			schema = RelationGetNamespace(relation);
-	Oid			owner = relation->rd_rel->relowner;
-
-	if (launcher_present() && anyvod_worker &&
-		compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK)
-		return;
-	if (!launcher_present())
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("The library \"anyvod\" is not preloaded."),
-				 errhint("Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.")));
-	else if (anyvod_worker)
-		ereport(WARNING,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("Its owner may not use the schema \"%s\".",
-						   get_namespace_name(schema)),
-				 errhint("Use GRANT USAGE ON SCHEMA %s TO %s.",
-						 quote_identifier(get_namespace_name(schema)),
-						 quote_identifier(GetUserNameFromId(owner, false)))));
-	else
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-				 errdetail("The setting \"anyvod.worker\" is off."),
-				 errhint("Set \"anyvod.worker\" to on and reload the configuration.")));
-}
-
-/* Warn, once a session, if nothing will fill rows of the table in. */
+/* Warn, once a session, if nothing will fill rows of the table in, and why. */
 static void
 trigger_warn(Relation relation)
 {
-	static bool looked = false;
+	static bool checked = false;
+	Oid			schema = RelationGetNamespace(relation);
+	Oid			owner = relation->rd_rel->relowner;
+	int			sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	const char *detail;
+	const char *hint;
 
-	if (!looked)
-		trigger_warn_about(relation);
-	looked = true;
+	if (checked)
+		return;
+	checked = true;
+	if (!launcher_present())
+	{
+		detail = "The library \"anyvod\" is not preloaded.";
+		hint = "Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.";
+	}
+	else if (!anyvod_worker)
+	{
+		detail = "The setting \"anyvod.worker\" is off.";
+		hint = "Set \"anyvod.worker\" to on and reload the configuration.";
+	}
+	else if (compat_schema_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
+	{
+		const char *name = get_namespace_name(schema);
+
+		sqlstate = ERRCODE_INSUFFICIENT_PRIVILEGE;
+		detail = psprintf("Its owner may not use the schema \"%s\".", name);
+		hint = psprintf("Use GRANT USAGE ON SCHEMA %s TO %s.",
+						quote_identifier(name),
+						quote_identifier(GetUserNameFromId(owner, false)));
+	}
+	else
+		return;
+	ereport(WARNING,
+			(errcode(sqlstate),
+			 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
+			 errdetail_internal("%s", detail),
+			 errhint("%s", hint)));
 }
 
 /*
- * Is this the extension's own table?  Another may have columns of the same
- * names and other types.
+ * Raise an error unless called as a trigger of the extension's own table.
+ * Another may have columns of the same names and other types.
  */
-static bool
-trigger_is_ours(Relation relation)
-{
-	static Oid	known = InvalidOid;
-	Oid			extension;
-
-	if (strcmp(RelationGetRelationName(relation), "anyvod_tasks") != 0)
-		return false;
-	if (RelationGetRelid(relation) == known)
-		return true;
-	extension = get_extension_oid("anyvod", true);
-	if (!OidIsValid(extension) ||
-		getExtensionOfObject(RelationRelationId,
-							 RelationGetRelid(relation)) != extension)
-		return false;
-	known = RelationGetRelid(relation);
-	return true;
-}
-
-/* Raise an error unless called as a trigger of our table. */
 static TriggerData *
 trigger_data(FunctionCallInfo fcinfo)
 {
+	static Oid	known = InvalidOid;
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Oid			table = CALLED_AS_TRIGGER(fcinfo) ?
+		RelationGetRelid(trigger->tg_relation) :
+		InvalidOid;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!trigger_is_ours(trigger->tg_relation))
+	if (OidIsValid(table) && table != known &&
+		strcmp(RelationGetRelationName(trigger->tg_relation),
+			   "anyvod_tasks") == 0)
+	{
+		Oid			extension = getExtensionOfObject(RelationRelationId, table);
+
+		if (OidIsValid(extension) &&
+			extension == get_extension_oid("anyvod", true))
+			known = table;
+	}
+	if (!OidIsValid(table) || table != known)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("the function must be called as a trigger of the extension's table \"anyvod_tasks\"")));
@@ -137,109 +127,85 @@ anyvod_tasks_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* Is a row pending? */
-static bool
-trigger_is_pending(HeapTuple row, TupleDesc desc)
-{
-	char	   *state = SPI_getvalue(row, desc, SPI_fnumber(desc, "state"));
-
-	return state != NULL && strcmp(state, "pending") == 0;
-}
-
-/* Does a column of two rows say the same? */
-static bool
-trigger_same(HeapTuple a, HeapTuple b, TupleDesc desc, const char *name)
+/* A column of the table, which its owner can change. */
+static int
+trigger_column(TupleDesc desc, const char *name)
 {
 	int			column = SPI_fnumber(desc, name);
-	char	   *text_a = SPI_getvalue(a, desc, column);
-	char	   *text_b = SPI_getvalue(b, desc, column);
 
-	return text_a == NULL || text_b == NULL ?
-		text_a == text_b :
-		strcmp(text_a, text_b) == 0;
+	if (column <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("column \"%s\" of \"anyvod_tasks\" does not exist",
+						name)));
+	return column;
 }
 
-/* A row that was pending is asked for as before. */
-static bool
-trigger_is_unturned(const TriggerData *trigger, TupleDesc desc)
+/* A value of a row as text, "" if it is null. */
+static const char *
+trigger_text(HeapTuple row, TupleDesc desc, const char *name)
 {
-	HeapTuple	old = trigger->tg_trigtuple;
-	HeapTuple	new = trigger->tg_newtuple;
+	const char *text = SPI_getvalue(row, desc, trigger_column(desc, name));
 
-	return trigger_is_pending(old, desc) &&
-		trigger_same(old, new, desc, "task_id") &&
-		trigger_same(old, new, desc, "server") &&
-		trigger_same(old, new, desc, "owner");
+	return text != NULL ? text : "";
 }
 
-/* The row without what was learned of its task. */
+/* The row with another value in a column. */
 static HeapTuple
-trigger_forget(HeapTuple row, TupleDesc desc)
+trigger_set(HeapTuple row, TupleDesc desc, const char *name, Datum value,
+			bool isnull)
 {
-	static const char *const learned[] = {
-		"status", "progress", "file_url", "expire_time", "error_code",
-		"error_message", "response", "started_at", "ended_at", "settled_at"
-	};
-	int			columns[lengthof(learned)];
-	Datum		values[lengthof(learned)] = {0};
-	bool		nulls[lengthof(learned)];
+	int			column = trigger_column(desc, name);
 
-	for (int i = 0; i < (int) lengthof(learned); i++)
-	{
-		columns[i] = SPI_fnumber(desc, learned[i]);
-		nulls[i] = true;
-		if (columns[i] <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("column \"%s\" of \"anyvod_tasks\" does not exist",
-							learned[i]),
-					 errhint(SIGNATURE_HINT)));
-	}
-	return heap_modify_tuple_by_cols(row, desc, lengthof(learned), columns,
-									 values, nulls);
+	return heap_modify_tuple_by_cols(row, desc, 1, &column, &value, &isnull);
 }
 
 /*
- * BEFORE UPDATE: a row that becomes pending, or is to be asked elsewhere, is
- * as if it had never been asked; one that a user settles has been settled
+ * BEFORE UPDATE: a row that becomes pending, or is to be polled elsewhere, is
+ * as if it had never been polled; one that a user settles has been settled
  * now.
  *
- * That is told here and not by a WHEN clause, which each UPDATE would have to
- * read and prepare anew, at a tenth of what settling a single row takes.
+ * This is decided here and not by a WHEN clause, which each UPDATE would have
+ * to read and prepare anew, at a tenth of what settling a single row takes.
  */
 Datum
 anyvod_tasks_turned(PG_FUNCTION_ARGS)
 {
+	static const char *const polled[] = {"state", "task_id", "server", "owner"};
+	static const char *const learned[] = {
+		"status", "progress", "file_url", "expire_time", "error_code",
+		"error_message", "response", "started_at", "ended_at", "settled_at"
+	};
 	TriggerData *trigger = trigger_data(fcinfo);
 	TupleDesc	desc = trigger->tg_relation->rd_att;
+	HeapTuple	old = trigger->tg_trigtuple;
 	HeapTuple	row = trigger->tg_newtuple;
-	int			settled_at = SPI_fnumber(desc, "settled_at");
 	Datum		now =
 		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	bool		isnull;
+	int			settled_at = trigger_column(desc, "settled_at");
+	bool		changed = false;
 
 	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
 		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
-		settled_at <= 0 || SPI_fnumber(desc, "state") <= 0 ||
 		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
 
-	if (trigger_is_pending(row, desc))
-	{
-		if (!trigger_is_unturned(trigger, desc))
-			row = trigger_forget(row, desc);
+	for (int i = 0; i < (int) lengthof(polled) && !changed; i++)
+		changed = strcmp(trigger_text(old, desc, polled[i]),
+						 trigger_text(row, desc, polled[i])) != 0;
+	if (!changed)
 		return PointerGetDatum(row);
-	}
-	(void) SPI_getbinval(row, desc, settled_at, &isnull);
-	if (isnull && trigger_is_pending(trigger->tg_trigtuple, desc))
+	if (strcmp(trigger_text(row, desc, "state"), "pending") == 0)
 	{
-		isnull = false;
-		row = heap_modify_tuple_by_cols(row, desc, 1, &settled_at, &now,
-										&isnull);
+		for (int i = 0; i < (int) lengthof(learned); i++)
+			row = trigger_set(row, desc, learned[i], (Datum) 0, true);
 	}
+	else if (strcmp(trigger_text(old, desc, "state"), "pending") == 0 &&
+			 heap_attisnull(row, settled_at, desc))
+		row = trigger_set(row, desc, "settled_at", now, false);
 	return PointerGetDatum(row);
 }
 
@@ -249,7 +215,6 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 Datum
 anyvod_wake(PG_FUNCTION_ARGS)
 {
-	signature_check(fcinfo, VOIDOID, NULL, 0);
 	announce_work();
 	PG_RETURN_VOID();
 }

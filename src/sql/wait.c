@@ -3,23 +3,24 @@
  * wait.c
  *		Waiting until tasks have ended: anyvod_wait() and anyvod_wait_all().
  *
- * A tracked task is asked for by the worker, so a session that waits for one
- * asks nothing: it sleeps on its database's condition variable (launcher.c)
+ * A tracked task is polled by the worker, so a session that waits for one
+ * sends nothing: it sleeps on its database's condition variable (launcher.c)
  * and reads the row again, with a new snapshot, when a worker has settled
- * rows.  A task that is not tracked is asked for here, on the same schedule
- * as the worker's.
+ * rows.  A row that is settled needs neither server nor worker.
+ *
+ * A task that is not tracked is polled here, at intervals that grow from 0.5
+ * to 5 s, and once more when the time is up.  So is one whose row no worker
+ * can fill in: this transaction has written or locked it, or there is none.
  *
  * anyvod_wait() is a function, so the snapshot of the statement that calls it
  * stays held.  anyvod_wait_all() is a procedure that ends its transaction
- * after each look, and holds nothing while it sleeps.
+ * after each read, and holds nothing while it sleeps.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
-#include <limits.h>
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -38,13 +39,10 @@
 #include "utils/timestamp.h"
 
 #include "clock.h"
-#include "compat.h"
-#include "anyvod.h"
-#include "sql/request.h"
 #include "launcher.h"
 #include "response/to_datum.h"
 #include "schedule.h"
-#include "signature.h"
+#include "sql/request.h"
 #include "tracker.h"
 
 PG_FUNCTION_INFO_V1(anyvod_wait);
@@ -53,47 +51,53 @@ PG_FUNCTION_INFO_V1(anyvod_wait_all);
 #define SECOND INT64CONST(1000000)
 
 /*
- * A row is looked at again after so long (in microseconds) although nothing
- * was announced: it may have been deleted, which nobody announces.
+ * A row is read again after so long (in microseconds) although nobody was
+ * woken: it may have been deleted, which wakes nobody.
  */
-#define WAIT_LOOK_EVERY (10 * SECOND)
+#define WAIT_READ_EVERY (10 * SECOND)
 
-/* Rows that anyvod_wait_all() looks at in one query. */
-#define WAIT_LOOK_ROWS 1000
+/* Ids whose rows anyvod_wait_all() reads in one query. */
+#define WAIT_READ_ROWS 1000
 
-/* What is known of a task, for the error that says how it ended. */
-typedef struct WaitNews
-{
-	char	   *status;			/* the upstream's word; NULL: none yet */
-	int			progress;		/* -1: not known */
-	char	   *trouble;		/* what the last question met, NULL: nothing */
-} WaitNews;
+/* From one poll of a running task to the next: the first interval, the last. */
+#define WAIT_FIRST_INTERVAL (SECOND / 2)
+#define WAIT_LAST_INTERVAL (5 * SECOND)
 
-/* A tracked row. */
+/* What was read of the rows of some tasks. */
 typedef struct WaitRow
 {
+	MemoryContext context;		/* of everything here */
+	int			rows;			/* that the caller sees */
+	bool		pending;		/* is any? */
+
+	/* One of them, a pending one if there is any; good if there are rows. */
+	char	   *task_id;
 	char	   *state;			/* a label of anyvod_state */
 	char	   *error_code;
 	char	   *error_message;
-	WaitNews	news;
-	bool		own;			/* written by this transaction */
+	StringInfoData known;		/* see wait_describe() */
+	bool		own;			/* written or locked by this transaction */
 	Datum		result;			/* an anyvod_result */
 } WaitRow;
 
-/* Questions about a task that is not tracked. */
-typedef struct WaitAsking
+/* The polling of a task that is not tracked. */
+typedef struct Polling
 {
-	WaitNews	news;
-	TimestampTz begin;
-	ScheduleRetry trouble;		/* what the last answers met, if "troubles" */
-	int			troubles;		/* in a row, of that kind; 0: none */
-	int64		trouble_since;	/* the first of them; monotonic_us() */
-} WaitAsking;
+	StringInfoData known;		/* see wait_describe() */
+	int64		interval;		/* to the next poll of a running task */
+	ScheduleRetry failure;		/* kind of the last failures */
+	int			failures;		/* of that kind in a row */
+	int64		failing_since;	/* the first of them; monotonic_us() */
+} Polling;
 
-
-/*
- * Time
- */
+/* The kind of failure that a response is, where waiting may help. */
+static const ScheduleRetry poll_failures[ANSWER_VERDICTS] = {
+	[ANSWER_NO_OUTPUT] = SCHEDULE_NO_OUTPUT,
+	[ANSWER_RATE_LIMITED] = SCHEDULE_RATE_LIMITED,
+	[ANSWER_UNKNOWN_TASK] = SCHEDULE_UNKNOWN_TASK,
+	[ANSWER_TRANSIENT] = SCHEDULE_TRANSIENT,
+	[ANSWER_UNREADABLE] = SCHEDULE_UNREADABLE,
+};
 
 /*
  * The end of a timeout from now on, as a time of monotonic_us().  Raises 22023
@@ -104,7 +108,6 @@ wait_until(Interval *timeout)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz end;
-	int64		span;
 
 	end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 												  TimestampTzGetDatum(now),
@@ -113,43 +116,39 @@ wait_until(Interval *timeout)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative")));
-	span = TIMESTAMP_NOT_FINITE(end) ? PG_INT64_MAX : end - now;
-	return span < REQUEST_NO_DEADLINE - monotonic_us() ?
-		monotonic_us() + span :
-		REQUEST_NO_DEADLINE;
+	/* half of the largest, for infinity: the sum does not overflow */
+	return monotonic_us() + (Min(end, PG_INT64_MAX / 2) - now);
 }
-
-/* Milliseconds from now to a time of monotonic_us(), rounded up. */
-static long
-wait_milliseconds(int64 until)
-{
-	int64		left = until - monotonic_us();
-
-	if (left <= 0)
-		return 0;
-	return (long) Min(left / 1000 + 1, INT_MAX);
-}
-
 
 /*
- * Errors
+ * Keep what is known of a pending task, as a sentence for the error that says
+ * that it has not ended.
  */
+static void
+wait_describe(StringInfo known, const char *status, int progress,
+			  const char *error)
+{
+	if (status == NULL && error == NULL)
+		return;
+	resetStringInfo(known);
+	if (error != NULL)
+		appendStringInfo(known, "The last request failed: %s.", error);
+	else if (progress < 0)
+		appendStringInfo(known, "Its last status is \"%s\".", status);
+	else
+		appendStringInfo(known,
+						 "Its last status is \"%s\", progress %d %%.",
+						 status, progress);
+}
 
 /* The task has not ended in time. */
 static void
-wait_raise_timeout(const char *task_id, const WaitNews *news)
+wait_raise_timeout(const char *task_id, const StringInfoData *known)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("task \"%s\" has not ended in time", task_id),
-			 news->trouble ?
-				 errdetail("The last question met: %s.", news->trouble) :
-				 news->status == NULL ?
-				 errdetail("There has been no answer about it.") :
-				 news->progress >= 0 ?
-				 errdetail("Its last status is \"%s\", progress %d %%.",
-						   news->status, news->progress) :
-				 errdetail("Its last status is \"%s\".", news->status)));
+			 errdetail_internal("%s", known->len > 0 ? known->data : "There has been no response about it.")));
 }
 
 /* The task has failed; strings are the database's, or NULL. */
@@ -159,11 +158,11 @@ wait_raise_failure(const char *task_id, const char *code, const char *message)
 	ereport(ERROR,
 			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 			 errmsg("task \"%s\" has failed", task_id),
-			 message != NULL && message[0] != '\0' ?
-				 errdetail("The upstream's code is \"%s\", its message \"%s\".",
-						   code ? code : "", message) :
-				 errdetail("The upstream's code is \"%s\".",
-						   code ? code : "")));
+			 code == NULL ? 0 :
+				 message != NULL && message[0] != '\0' ?
+							errdetail("The upstream's code is \"%s\", its message \"%s\".",
+									  code, message) :
+							errdetail("The upstream's code is \"%s\".", code)));
 }
 
 
@@ -171,154 +170,145 @@ wait_raise_failure(const char *task_id, const char *code, const char *message)
  * Tracked rows
  */
 
-/* Why it must be READ COMMITTED. */
-static void
-wait_check_isolation(void)
-{
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("cannot wait for a tracked task in a transaction of this isolation level"),
-				 errdetail("The transaction's snapshot would never show the row's change."),
-				 errhint("Use READ COMMITTED.")));
-}
-
-/* A column of the row that SPI holds, as a string of the current context. */
+/* A column of the row that SPI holds, in the current context. */
 static char *
-wait_column(int column, MemoryContext context)
+wait_column(int column)
 {
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[0],
-									 SPI_tuptable->tupdesc, column);
-
-	return value != NULL ? MemoryContextStrdup(context, value) : NULL;
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
 }
 
-/* Take over the row that wait_look() has read. */
-static void
-wait_take_row(WaitRow *row, MemoryContext context)
+/* Is this the id of a transaction that goes on here? */
+static bool
+wait_is_current(const char *xid)
 {
-	HeapTuple	tuple = SPI_tuptable->vals[0];
-	TupleDesc	desc = SPI_tuptable->tupdesc;
-	char	   *progress;
-	Datum		xmin;
-	bool		isnull;
-
-	row->state = wait_column(2, context);
-	row->news.status = wait_column(3, context);
-	progress = wait_column(4, context);
-	row->news.progress = progress ? atoi(progress) : -1;
-	row->error_code = wait_column(5, context);
-	row->error_message = wait_column(6, context);
-	xmin = SPI_getbinval(tuple, desc, 7, &isnull);
-	row->own = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
-	row->result = SPI_datumTransfer(SPI_getbinval(tuple, desc, 1, &isnull),
-									false, -1);
+	return TransactionIdIsCurrentTransactionId(strtoul(xid, NULL, 10));
 }
 
 /*
- * Read a task's row with a new snapshot; false if the caller sees none.  What
- * it returns is made in the current memory context.
+ * Read the rows of "n" ids with a new snapshot: those on one server, or on any
+ * if that is NULL.  Who may not read the table has no rows on a server.
+ *
+ * xmax is that of a lock, too.  (One that leaves the worker free, FOR KEY
+ * SHARE, cannot be told from it here; then both poll.)
  */
-static bool
-wait_look(WaitRow *row, const char *task_id, Name server)
+static void
+wait_read(WaitRow *row, char **ids, int n, const char *server)
 {
-	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {TEXTOID, NAMEOID};
-	Datum		values[] = {CStringGetTextDatum(task_id), NameGetDatum(server)};
+	Oid			types[] = {TEXTARRAYOID, TEXTOID};
+	Datum		values[2] = {0};
+	const char	nulls[] = {' ', server != NULL ? ' ' : 'n'};
+	Datum	   *elements;
+	Datum		result;
+	bool		isnull;
 	Oid			table;
 	const char *schema;
 	char	   *sql;
-	bool		found;
 
-	memset(row, 0, sizeof(WaitRow));
+	MemoryContextReset(row->context);
+	row->rows = 0;
+	row->pending = false;
 	if (!tracker_find_table(&table, &schema) ||
-		pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-		return false;
+		(server != NULL &&
+		 pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK))
+		return;
+
+	SPI_connect();
+	elements = palloc(n * sizeof(Datum));
+	for (int i = 0; i < n; i++)
+		elements[i] = CStringGetTextDatum(ids[i]);
+	values[0] = PointerGetDatum(construct_array(elements, n, TEXTOID, -1,
+												false, TYPALIGN_INT));
+	if (server != NULL)
+		values[1] = CStringGetTextDatum(server);
 	sql = psprintf("SELECT ROW(status, progress, file_url, expire_time,"
 				   " state, error_code, error_message)::%1$s.anyvod_result,"
-				   " state, status, progress, error_code, error_message, xmin"
+				   " pg_catalog.count(*) OVER (), xmin, xmax, task_id,"
+				   " COALESCE(state::pg_catalog.text, ''), status,"
+				   " COALESCE(progress, -1), error_code, error_message"
 				   " FROM %1$s.anyvod_tasks"
-				   " WHERE task_id OPERATOR(pg_catalog.=) $1"
-				   " AND server OPERATOR(pg_catalog.=) $2",
+				   " WHERE task_id OPERATOR(pg_catalog.=) ANY ($1)"
+				   " AND ($2 IS NULL OR server OPERATOR(pg_catalog.=) $2)"
+				   " ORDER BY state OPERATOR(pg_catalog.=) 'pending' DESC"
+				   " LIMIT 1",
 				   schema);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	SPI_connect();
-	if (SPI_execute_with_args(sql, 2, types, values, NULL, true, 1) !=
+	if (SPI_execute_with_args(sql, 2, types, values, nulls, true, 1) !=
 		SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read the tracked task")));
-	found = SPI_processed > 0;
-	if (found)
-		wait_take_row(row, context);
-	SPI_finish();
+		elog(ERROR, "could not read the tracked tasks");
+	if (SPI_processed > 0)
+	{
+		MemoryContextSwitchTo(row->context);
+		result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+							   1, &isnull);
+		row->result = datumCopy(result, false, -1);
+		row->rows = atoi(wait_column(2));
+		row->own = wait_is_current(wait_column(3)) ||
+			wait_is_current(wait_column(4));
+		row->task_id = wait_column(5);
+		row->state = wait_column(6);
+		row->pending = strcmp(row->state, "pending") == 0;
+		row->error_code = wait_column(9);
+		row->error_message = wait_column(10);
+		initStringInfo(&row->known);
+		wait_describe(&row->known, wait_column(7), atoi(wait_column(8)),
+					  row->error_code);
+	}
 	PopActiveSnapshot();
-	return found;
+	SPI_finish();
 }
 
-/* The row has left pending: its result, or the error that it amounts to. */
-static Datum
-wait_settled(const char *task_id, const WaitRow *row)
+/* Sleep until the pending row may have changed; an error if time is up. */
+static void
+wait_sleep(const WaitRow *row, int64 until)
 {
-	if (strcmp(row->state, "failed") == 0)
-		wait_raise_failure(task_id, row->error_code, row->error_message);
-	if (strcmp(row->state, "abandoned") == 0)
+	int64		now = monotonic_us();
+
+	if (now >= until)
+		wait_raise_timeout(row->task_id, &row->known);
+	launcher_sleep(request_milliseconds(Min(now + WAIT_READ_EVERY, until)));
+}
+
+/*
+ * Wait for a tracked task.  Returns false if no worker is going to fill in its
+ * row: there is none, it was deleted, this transaction has written or locked
+ * it, or nothing is preloaded.  Raises the error that the end amounts to.
+ */
+static bool
+wait_tracked(char *task_id, const char *server, int64 until, Datum *result)
+{
+	WaitRow		row = {.context = AllocSetContextCreate(CurrentMemoryContext,
+														"anyvod row",
+														ALLOCSET_SMALL_SIZES)};
+
+	for (;;)
+	{
+		wait_read(&row, &task_id, 1, server);
+		if (!row.pending || row.own || !launcher_present())
+			break;
+		if (IsolationUsesXactSnapshot())
+			ereport(ERROR,
+					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+					 errmsg("cannot wait for a tracked task in a transaction of this isolation level"),
+					 errdetail("The transaction's snapshot would never show the row's change."),
+					 errhint("Use READ COMMITTED.")));
+		wait_sleep(&row, until);
+	}
+	launcher_end_sleep();
+	if (row.rows == 0 || row.pending)
+		return false;
+	if (strcmp(row.state, "failed") == 0)
+		wait_raise_failure(task_id, row.error_code, row.error_message);
+	if (strcmp(row.state, "abandoned") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("task \"%s\" was abandoned before it had ended",
 						task_id),
-				 row->error_code ?
-					 errdetail("The last trouble was \"%s\".",
-							   row->error_code) :
+				 row.error_code ?
+					 errdetail("The last error was \"%s\".",
+							   row.error_code) :
 					 0));
-	return row->result;
-}
-
-/*
- * Wait for a tracked task; false if its row is not one to wait for: there is
- * none, it was deleted, or it is this transaction's own, which the worker
- * cannot see.
- */
-static bool
-wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller, "anyvod row",
-												  ALLOCSET_SMALL_SIZES);
-	bool		found;
-
-	for (;;)
-	{
-		int64		look_at = monotonic_us() + WAIT_LOOK_EVERY;
-		WaitRow		row;
-		bool		settled;
-
-		MemoryContextReset(context);
-		MemoryContextSwitchTo(context);
-		found = wait_look(&row, task_id, server);
-		MemoryContextSwitchTo(caller);
-		if (found)
-			wait_check_isolation();
-		settled = found && strcmp(row.state, "pending") != 0;
-		if (found && row.own && !settled)
-			found = false;
-		if (!found)
-			break;
-		if (settled)
-		{
-			*result = datumCopy(wait_settled(task_id, &row), false, -1);
-			break;
-		}
-		if (monotonic_us() >= until)
-		{
-			row.news.trouble = row.error_code;
-			wait_raise_timeout(task_id, &row.news);
-		}
-		launcher_sleep(wait_milliseconds(Min(look_at, until)));
-	}
-	launcher_end_sleep();
-	MemoryContextDelete(context);
-	return found;
+	*result = row.result;
+	return true;
 }
 
 
@@ -326,200 +316,113 @@ wait_tracked(const char *task_id, Name server, int64 until, Datum *result)
  * Tasks that are not tracked
  */
 
-/* Keep a string that may be NULL in place of another. */
-static void
-wait_keep(char **kept, const char *string, MemoryContext keep)
+/* A string of a response, which may be NULL, in the database's encoding. */
+static char *
+poll_string(const char *utf8)
 {
-	if (*kept != NULL)
-		pfree(*kept);
-	*kept = string != NULL ? MemoryContextStrdup(keep, string) : NULL;
-}
-
-/* Keep what an answer says of a running task. */
-static void
-wait_note_answer(WaitAsking *asking, const Answer *answer, MemoryContext keep)
-{
-	asking->troubles = 0;
-	wait_keep(&asking->news.trouble, NULL, keep);
-	if (answer->status == NULL)
-		return;
-	wait_keep(&asking->news.status,
-			  result_cstring(answer->status, strlen(answer->status)), keep);
-	asking->news.progress = answer->progress;
-}
-
-/* When to ask again for a task that is running: how long from now. */
-static int64
-wait_schedule(const WaitAsking *asking, const Answer *answer, Name server)
-{
-	ScheduleSettings settings = {
-		.detection_delay = anyvod_detection_delay * INT64CONST(1000),
-		.poll_floor = anyvod_poll_floor * INT64CONST(1000),
-		.poll_cap = anyvod_poll_cap * INT64CONST(1000),
-	};
-
-	return schedule_fixed(&settings,
-						  pg_prng_double(&pg_global_prng_state));
+	return utf8 != NULL ? result_cstring(utf8, strlen(utf8)) : NULL;
 }
 
 /*
- * What kind of trouble has a question met?  False if it is one that waiting
- * does not mend: a refused key, a wrong base URL, a limit of ours.
+ * After a poll: how long to wait until the next, in microseconds.  Raises an
+ * error if the task has failed, if waiting does not help (a refused key, a
+ * wrong base URL, a limit of ours), or if the same failure has lasted.
  */
-static bool
-wait_is_passing(const TaskRequest *ask, ScheduleRetry *why)
+static int64
+poll_delay(Polling *polling, const TaskRequest *task)
 {
-	switch (ask->request->result)
-	{
-		case HTTP_COMPLETE:
-			break;
-		case HTTP_UNREACHABLE:
-		case HTTP_BROKEN:
-		case HTTP_TIMED_OUT:
-			*why = SCHEDULE_TRANSIENT;
-			return true;
-		default:
-			return false;
-	}
-	switch (ask->answer.verdict)
-	{
-		case ANSWER_NO_OUTPUT:
-			*why = SCHEDULE_NO_OUTPUT;
-			return true;
-		case ANSWER_UNKNOWN_TASK:
-			*why = SCHEDULE_UNKNOWN_TASK;
-			return true;
-		case ANSWER_RATE_LIMITED:
-			*why = SCHEDULE_RATE_LIMITED;
-			return true;
-		case ANSWER_TRANSIENT:
-			*why = SCHEDULE_TRANSIENT;
-			return true;
-		case ANSWER_UNREADABLE:
-			*why = SCHEDULE_UNREADABLE;
-			return true;
-		default:
-			return false;
-	}
-}
+	const HttpRequest *request = task->request;
+	const Answer *answer = &task->answer;
+	ScheduleRetry failure = SCHEDULE_TRANSIENT;
+	ErrorData  *error = errors_describe(task);
+	bool		final = request->result != HTTP_UNREACHABLE &&
+		request->result != HTTP_BROKEN && request->result != HTTP_TIMED_OUT;
+	int64		now = monotonic_us();
+	int64		delay = polling->interval;
 
-/* The task has failed, as an answer says. */
-static void
-wait_raise_answer(const char *task_id, const Answer *answer)
-{
-	char	   *code = answer->error_code;
-	char	   *message = answer->error_message;
+	if (error == NULL && answer->verdict == ANSWER_RUNNING)
+	{
+		polling->failures = 0;
+		polling->interval = Min(delay * 3 / 2, WAIT_LAST_INTERVAL);
+		wait_describe(&polling->known, poll_string(answer->status),
+					  answer->progress, NULL);
+		return delay;
+	}
 
-	wait_raise_failure(task_id,
-					   code ? result_cstring(code, strlen(code)) : NULL,
-					   message ?
-						   result_cstring(message, strlen(message)) :
-						   NULL);
+	if (request->result == HTTP_COMPLETE)
+	{
+		failure = poll_failures[answer->verdict];
+		final = answer->verdict == ANSWER_FAILED ||
+			answer->verdict == ANSWER_AUTH ||
+			answer->verdict == ANSWER_REJECTED;
+	}
+	if (polling->failures == 0 || polling->failure != failure)
+	{
+		polling->failure = failure;
+		polling->failures = 0;
+		polling->failing_since = now;
+	}
+	polling->failures++;
+	final |= schedule_is_final(failure, polling->failures,
+							   now - polling->failing_since);
+	if (final && error == NULL)
+		wait_raise_failure(task->task_id, poll_string(answer->error_code),
+						   poll_string(answer->error_message));
+	if (final)
+		ThrowErrorData(error);
+	wait_describe(&polling->known, NULL, -1, error ? error->message : NULL);
+	delay = schedule_retry(failure, polling->failures,
+						   pg_prng_double(&pg_global_prng_state));
+	if (request->retry_after >= 0)
+		delay = Max(failure == SCHEDULE_RATE_LIMITED ? 0 : delay,
+					request->retry_after * SECOND);
+	return delay;
 }
 
 /*
- * A question met trouble: raise it if waiting does not mend it or it was borne
- * long enough; else keep it and return how long from now to ask again.
+ * Poll a task until it has ended.  The last poll begins when the time is up,
+ * unless the gateway wants none then, and may take as long as a request may;
+ * one that is in flight when the time is up is cut off.
  */
-static int64
-wait_bear(WaitAsking *asking, const TaskRequest *ask, const char *task_id,
-		  MemoryContext keep)
-{
-	RequestError trouble;
-	bool		troubled = request_describe_error(ask, &trouble);
-	ScheduleRetry why = SCHEDULE_TRANSIENT;
-	int64		wait;
-
-	if (!wait_is_passing(ask, &why))
-		request_raise(&trouble);
-	if (asking->troubles == 0 || asking->trouble != why)
-	{
-		asking->trouble = why;
-		asking->troubles = 0;
-		asking->trouble_since = monotonic_us();
-	}
-	asking->troubles++;
-	if (schedule_is_final(why, asking->troubles,
-						  monotonic_us() - asking->trouble_since))
-	{
-		if (troubled)
-			request_raise(&trouble);
-		wait_raise_answer(task_id, &ask->answer);
-	}
-	if (troubled)
-		wait_keep(&asking->news.trouble, trouble.message, keep);
-	wait = schedule_retry(why, asking->troubles,
-						  pg_prng_double(&pg_global_prng_state));
-	if (ask->request->retry_after >= 0)
-		wait = Max(why == SCHEDULE_RATE_LIMITED ? 0 : wait,
-				   ask->request->retry_after * SECOND);
-	return wait;
-}
-
-/*
- * TaskRequest once.  Returns -1 when the task has ended well, else how long from now
- * to ask again.  The current memory context is a scratch.
- */
-static int64
-wait_ask(WaitAsking *asking, TaskRequest *ask, const char *task_id, Name server,
-		 int64 until, MemoryContext keep)
-{
-	if (!request_run(ask, http_batch_create(CurrentMemoryContext), task_id, until))
-		return 0;
-	if (ask->request->result == HTTP_COMPLETE)
-	{
-		switch (ask->answer.verdict)
-		{
-			case ANSWER_SUCCEEDED:
-				return -1;
-			case ANSWER_FAILED:
-				wait_raise_answer(task_id, &ask->answer);
-				break;
-			case ANSWER_RUNNING:
-				wait_note_answer(asking, &ask->answer, keep);
-				return wait_schedule(asking, &ask->answer, server);
-			default:
-				break;
-		}
-	}
-	return wait_bear(asking, ask, task_id, keep);
-}
-
-/* Let time pass. */
-static void
-wait_pass(int64 until)
-{
-	while (monotonic_us() < until)
-		(void) http_run_once(wait_milliseconds(until));
-}
-
-/* TaskRequest for a task that is not tracked until it has ended. */
 static Datum
-wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
-			   int64 until)
+wait_untracked(FunctionCallInfo fcinfo, const char *task_id,
+			   const char *server, int64 until)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller, "anyvod question",
+	MemoryContext context = AllocSetContextCreate(caller, "anyvod poll",
 												  ALLOCSET_DEFAULT_SIZES);
-	WaitAsking	asking = {.begin = GetCurrentTimestamp()};
-	TaskRequest ask = {.server = NameStr(*server), .userid = GetUserId()};
+	Polling		polling = {.interval = WAIT_FIRST_INTERVAL};
+	TaskRequest task = {.server = server,
+						.userid = GetUserId(),
+						.task_id = task_id};
 	Datum		result;
 
+	initStringInfo(&polling.known);
 	for (;;)
 	{
-		int64		wait;
+		bool		last = monotonic_us() >= until;
+		bool		throttled;
+		int64		next;
 
 		MemoryContextSwitchTo(context);
-		wait = wait_ask(&asking, &ask, task_id, server, until, caller);
-		MemoryContextSwitchTo(caller);
-		if (wait < 0)
+		if (!request_run(&task, http_batch_create(context),
+						 last ? REQUEST_NO_DEADLINE : until))
+			wait_raise_timeout(task_id, &polling.known);
+		if (task.request->result == HTTP_COMPLETE &&
+			task.answer.verdict == ANSWER_SUCCEEDED)
 			break;
+		next = poll_delay(&polling, &task) + monotonic_us();
+		throttled = polling.failures > 0 && task.request->retry_after >= 0;
+		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
-		wait_pass(Min(monotonic_us() + wait, until));
-		if (monotonic_us() >= until)
-			wait_raise_timeout(task_id, &asking.news);
+
+		while (monotonic_us() < Min(next, until))
+			(void) http_run_once(request_milliseconds(Min(next, until)));
+		if (last || (throttled && next > until))
+			wait_raise_timeout(task_id, &polling.known);
 	}
-	result = result_row(fcinfo, &ask.answer);
+	MemoryContextSwitchTo(caller);
+	result = result_row(fcinfo, &task.answer);
 	MemoryContextDelete(context);
 	return result;
 }
@@ -531,123 +434,17 @@ wait_untracked(FunctionCallInfo fcinfo, const char *task_id, Name server,
 Datum
 anyvod_wait(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTOID, INTERVALOID, NAMEOID};
+	const char *server = NameStr(*PG_GETARG_NAME(2));
 	char	   *task_id;
 	int64		until;
-	Name		server;
 	Datum		result;
 
-	signature_check(fcinfo, InvalidOid, arguments, lengthof(arguments));
 	result_check_row(fcinfo);
 	task_id = request_task_id(PG_GETARG_TEXT_PP(0));
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
-	server = PG_GETARG_NAME(2);
-	if (launcher_present() &&
-		wait_tracked(task_id, server, until, &result))
-		PG_RETURN_DATUM(result);
-	PG_RETURN_DATUM(wait_untracked(fcinfo, task_id, server, until));
-}
-
-
-/*
- * anyvod_wait_all
- */
-
-/* What a look at some rows has found. */
-typedef struct WaitLook
-{
-	int			rows;			/* that the caller sees */
-	char	   *pending;		/* the id of one that is pending, or NULL */
-	WaitNews	news;			/* about it */
-} WaitLook;
-
-/*
- * Look at the rows of "n" ids, in a transaction that is over on return.  What
- * is found belongs to SPI, up to the next look.
- */
-static void
-wait_look_at(WaitLook *look, char **ids, int n)
-{
-	Oid			types[] = {TEXTARRAYOID};
-	Datum	   *elements = palloc(n * sizeof(Datum));
-	MemoryContext context = CurrentMemoryContext;
-	Datum		values[1];
-	Oid			table;
-	const char *schema;
-	char	   *progress;
-
-	memset(look, 0, sizeof(WaitLook));
-	for (int i = 0; i < n; i++)
-		elements[i] = CStringGetTextDatum(ids[i]);
-	values[0] = PointerGetDatum(construct_array(elements, n, TEXTOID, -1,
-												false, TYPALIGN_INT));
-	if (tracker_find_table(&table, &schema))
-	{
-		char	   *sql =
-			psprintf("SELECT pg_catalog.count(*) OVER (), task_id, status,"
-						   " progress, state OPERATOR(pg_catalog.=) 'pending'"
-						   " FROM %s.anyvod_tasks"
-						   " WHERE task_id OPERATOR(pg_catalog.=) ANY ($1)"
-						   " ORDER BY 5 DESC LIMIT 1",
-						   schema);
-
-		if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 1) !=
-			SPI_OK_SELECT)
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not read the tracked tasks")));
-		if (SPI_processed > 0)
-		{
-			look->rows = atoi(wait_column(1, context));
-			if (strcmp(wait_column(5, context), "t") == 0)
-			{
-				look->pending = wait_column(2, context);
-				look->news.status = wait_column(3, context);
-				progress = wait_column(4, context);
-				look->news.progress = progress ? atoi(progress) : -1;
-			}
-		}
-		SPI_freetuptable(SPI_tuptable);
-	}
-	SPI_commit();
-}
-
-/*
- * Wait until no row of these ids is pending.  Those in front have left
- * pending once and are not looked at again.  Returns how many had a row.
- */
-static int
-wait_for_rows(const TaskIds *ids, int64 until)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "anyvod rows",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	int			tracked = 0;
-	int			done = 0;
-
-	while (done < ids->n)
-	{
-		int			n = Min(ids->n - done, WAIT_LOOK_ROWS);
-		int64		look_at = monotonic_us() + WAIT_LOOK_EVERY;
-		WaitLook	look;
-
-		MemoryContextReset(context);
-		wait_look_at(&look, ids->ids + done, n);
-		MemoryContextSwitchTo(context);
-		if (look.pending == NULL)
-		{
-			done += n;
-			tracked += look.rows;
-			continue;
-		}
-		if (monotonic_us() >= until)
-			wait_raise_timeout(look.pending, &look.news);
-		launcher_sleep(wait_milliseconds(Min(look_at, until)));
-	}
-	launcher_end_sleep();
-	MemoryContextSwitchTo(old);
-	return tracked;
+	if (!wait_tracked(task_id, server, until, &result))
+		result = wait_untracked(fcinfo, task_id, server, until);
+	PG_RETURN_DATUM(result);
 }
 
 /*
@@ -656,36 +453,53 @@ wait_for_rows(const TaskIds *ids, int64 until)
 Datum
 anyvod_wait_all(PG_FUNCTION_ARGS)
 {
-	static const Oid arguments[] = {TEXTARRAYOID, INTERVALOID};
 	CallContext *call = (CallContext *) fcinfo->context;
-	TaskIds		ids;
+	char	  **ids;
+	int			nids;
 	int64		until;
-	int			tracked;
+	WaitRow		row;
+	int			tracked = 0;
+	int			done = 0;		/* so many in front have left pending */
 
 	if (call == NULL || !IsA(call, CallContext) || call->atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("anyvod_wait_all cannot be called in a transaction block or a function"),
-				 errdetail("It ends its transaction after each look, to hold nothing while it waits.")));
-	signature_check(fcinfo, VOIDOID, arguments, lengthof(arguments));
+				 errdetail("It ends its transaction after each read, to hold nothing while it waits.")));
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("task ids and timeout must not be null")));
-	if (!launcher_present())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("tracked tasks are not asked for"),
-				 errhint("Add \"anyvod\" to \"shared_preload_libraries\".")));
-	request_task_ids(&ids, PG_GETARG_ARRAYTYPE_P_COPY(0));
+	nids = request_task_ids(PG_GETARG_ARRAYTYPE_P_COPY(0), &ids);
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	tracked = wait_for_rows(&ids, until);
+	row.context = AllocSetContextCreate(CurrentMemoryContext, "anyvod rows",
+										ALLOCSET_SMALL_SIZES);
+	while (done < nids)
+	{
+		int			n = Min(nids - done, WAIT_READ_ROWS);
+
+		wait_read(&row, ids + done, n, NULL);
+		SPI_commit();
+		if (!row.pending)
+		{
+			done += n;
+			tracked += row.rows;
+			continue;
+		}
+		if (!launcher_present())
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("tracked tasks are not polled"),
+					 errdetail("Task \"%s\" is pending.", row.task_id),
+					 errhint("Add \"anyvod\" to \"shared_preload_libraries\".")));
+		wait_sleep(&row, until);
+	}
+	launcher_end_sleep();
 	SPI_finish();
-	if (tracked < ids.n)
+	if (tracked < nids)
 		ereport(NOTICE,
-				(errmsg("%d of %d tasks are not tracked", ids.n - tracked,
-						ids.n)));
+				(errmsg("%d of %d tasks are not tracked", nids - tracked, nids)));
 	PG_RETURN_VOID();
 }

@@ -161,7 +161,7 @@ foreach my $server (sort keys %hints)
 
 	like($error, qr/HV00N: could not connect to server "$server"/,
 		"$server: is not connected to");
-	like($error, qr/DETAIL:  While negotiating TLS: \S/, 'says where');
+	like($error, qr/DETAIL:  TLS could not be negotiated: \S/, 'says where');
 	like($error, qr/HINT:  .*$hints{$server}/, 'and what to do');
 	is($session->query_safe(
 			"SELECT error_code FROM anyvod_query_many('{image-1}', '$server')"),
@@ -254,17 +254,17 @@ foreach my $name (sort keys %refusals)
 	  run_query($session, "SELECT anyvod_query('image-1', '$name')");
 	like($error, qr/HV00N: could not connect to server "$name"/,
 		"a proxy that $name: is no connection");
-	like($error, qr/DETAIL:  While asking the proxy: .*$said{$name}/,
+	like($error, qr/DETAIL:  The proxy did not open a connection: .*$said{$name}/,
 		'says where and what');
 	like($error, qr/HINT:  .*"proxy"/, 'and what to look at');
 }
 (undef, undef, $error) =
   run_query($session, "SELECT anyvod_query('image-1', 'is_down')");
-like($error, qr/HV00N.*DETAIL:  While connecting.*HINT:  .*"proxy"/s,
+like($error, qr/HV00N.*DETAIL:  The connection could not be opened.*HINT:  .*"proxy"/s,
 	'a proxy that is down is no connection');
 (undef, undef, $error) =
   run_query($session, "SELECT anyvod_query('image-1', 'is_mute')");
-like($error, qr/HV000.*DETAIL:  Timed out after \d+ ms while asking the proxy/s,
+like($error, qr/HV000.*DETAIL:  The proxy did not open a connection within \d+ ms/s,
 	'a proxy that says nothing is a timeout');
 is_deeply([ $front->requests('h2') ], [], 'nothing came to the gateway');
 unlike($_->heard, qr/$key|Authorization|tencent-vod/i,

@@ -258,7 +258,7 @@ is_same(
 	[ map { $_->[0] } $reference->table('Errors', 'SQLSTATE') ],
 	[
 		map { $sqlstate{$_} // $_ }
-		  $sources =~ /(?:errcode\(|sqlstate = )(ERRCODE_\w+)/g
+		  $sources =~ /(?:errcode\(|sqlstate = |error_make\(task, )(ERRCODE_\w+)/g
 	],
 	'errors');
 {

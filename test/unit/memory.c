@@ -54,6 +54,12 @@ memory_reset(void)
 }
 
 size_t
+memory_used(void)
+{
+	return in_use;
+}
+
+size_t
 memory_peak(void)
 {
 	return peak;

@@ -16,6 +16,7 @@
 #define ANYVOD_TEST_MEMORY_H
 
 extern void memory_reset(void);
+extern size_t memory_used(void);	/* bytes */
 extern size_t memory_peak(void);	/* bytes at most since the last reset */
 
 #endif							/* ANYVOD_TEST_MEMORY_H */

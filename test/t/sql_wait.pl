@@ -1,5 +1,6 @@
-# Waiting: for a tracked task nobody but the worker asks, a waiting procedure
-# holds nothing, and whatever ends a wait ends it at once.
+# Waiting: a tracked task is polled by nobody but the worker, a waiting
+# procedure holds nothing, whatever ends a wait ends it at once, and none waits
+# for what cannot come.
 
 use strict;
 use warnings;
@@ -133,25 +134,22 @@ foreach my $what (sort keys %waits)
 				}),
 			"a session waits for $what");
 
-		my $begin = clock_ms();
-		$node->safe_psql('postgres', "SELECT pg_${end}_backend($pid)");
 		if ($end eq 'cancel')
 		{
+			my $begin = clock_ms();
+
+			$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 			($state) = end_query($session);
 			is($state, '57014', 'cancel ends it');
+			cmp_ok(clock_ms() - $begin, '<', $prompt, 'in time');
 			is($session->query_safe('SELECT 1'), '1', 'but not the session');
 		}
 		else
 		{
-			ok( wait_until(
-					sub {
-						$node->safe_psql('postgres',
-							"SELECT count(*) FROM pg_stat_activity WHERE pid = $pid"
-						) eq '0';
-					}),
-				'terminate ends the session');
+			is( $node->safe_psql('postgres',
+					"SELECT pg_terminate_backend($pid, $prompt)"),
+				't', 'terminate ends the session in time');
 		}
-		cmp_ok(clock_ms() - $begin, '<', $prompt, 'in time');
 		close_session($session);
 	}
 }
@@ -193,5 +191,81 @@ measured('12,000 more waits grew the backend from %d by %d kB',
 	$before, memory() - $before);
 cmp_ok(memory() - $before, '<', 2048, 'memory does not grow');
 
+# A timeout of nothing is one request; a longer one has its last poll when it
+# is over.
+my $session = $sessions[3];
+($state, $output) =
+  run_query($session, "SELECT state FROM anyvod_wait('image-at-once', '0')");
+is("$state $output", '00000 succeeded',
+	'timeout 0: a task that has ended is told of');
+($state) = run_query($session, "SELECT anyvod_wait('t600000-at-once', '0')");
+is($state, '55000', 'of one that runs, that it does');
+is($simulator->task_requests('t600000-at-once'), 1, 'after one request');
+($state, $output) =
+  run_query($session, "SELECT state FROM anyvod_wait('t1000-late', '1100ms')");
+is("$state $output", '00000 succeeded',
+	'a task that ends between the last interval and the deadline');
+my $waited;
+($state, undef, undef, $waited) =
+  run_query($session, "SELECT anyvod_wait('t600000-spaced', '4 s')");
+is($state, '55000', 'a task that goes on');
+is($simulator->task_requests('t600000-spaced'), 5,
+	'is polled at 0, 0.5, 1.25, 2.375 s and at the deadline');
+cmp_ok($waited, '>=', 4000, 'which is not before its time');
+($state) = run_query($session,
+	"SELECT anyvod_wait('http429-ra600-spaced', '1500ms')");
+is($simulator->task_requests('http429-ra600-spaced'), 1,
+	'unless the gateway wants no more requests');
+
+# A row that this transaction has locked is filled in by nobody else.
+foreach my $lock ('FOR UPDATE', 'FOR NO KEY UPDATE', 'FOR SHARE')
+{
+	my $id = 't3000-' . lc($lock =~ s/ //gr);
+
+	$session->query_safe(
+		"INSERT INTO anyvod_tasks (task_id) VALUES ('$id'); BEGIN;"
+		  . " SELECT state FROM anyvod_tasks WHERE task_id = '$id' $lock");
+	($state, $output) =
+	  run_query($session, "SELECT state FROM anyvod_wait('$id', '20 s')");
+	is("$state $output", '00000 succeeded', "a wait for a row locked $lock");
+	$session->query_safe('ROLLBACK');
+}
+
+# A settled row needs no server, no worker and no new snapshot.
+$node->safe_psql('postgres', <<'END');
+INSERT INTO anyvod_tasks (task_id, server, state) VALUES
+	('settled-1', 'gone', 'succeeded'), ('settled-2', 'gone', 'succeeded'),
+	('failed-1', 'gone', 'failed');
+END
+($state, $output) = run_query($session,
+	"SELECT state FROM anyvod_wait('settled-1', '1 s', 'gone')");
+is("$state $output", '00000 succeeded', 'a settled row of a server that is gone');
+$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+($state, $output) = run_query($session,
+	"SELECT state FROM anyvod_wait('settled-1', '1 s', 'gone')");
+is("$state $output", '00000 succeeded', 'under REPEATABLE READ, too');
+$session->query_safe('ROLLBACK');
+
 close_session($_) foreach @sessions;
+
+# The same where nothing is preloaded.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
+$node->restart;
+$node->safe_psql('postgres', <<'END');
+SET client_min_messages = error;
+INSERT INTO anyvod_tasks (task_id) VALUES ('image-nobody');
+END
+$session = open_session($node);
+my %ends = (
+	"SELECT state FROM anyvod_wait('settled-1', '1 s', 'gone')" => '00000 succeeded',
+	"SELECT state FROM anyvod_wait('failed-1', '1 s', 'gone')" => '38000 ',
+	"SELECT state FROM anyvod_wait('image-nobody', '10 s')" => '00000 succeeded',
+	"CALL anyvod_wait_all('{settled-1,failed-1,settled-2}', '10 s')" => '00000 ',
+	"CALL anyvod_wait_all('{settled-1,image-nobody}', '10 s')" => '55000 ');
+foreach my $sql (sort keys %ends)
+{
+	($state, $output) = run_query($session, $sql);
+	is("$state $output", $ends{$sql}, "not preloaded: $sql");
+}
+close_session($session);
 done_testing();

@@ -1,5 +1,6 @@
-# anyvod_query_many: as fast as max_concurrency allows, no more questions and
-# no more memory than the rows that are taken need, and gone when it is ended.
+# anyvod_query_many: as fast as max_concurrency allows, no more requests and
+# no more memory than the rows that are taken need, a row for each task whatever
+# happens, and gone when it is ended.
 
 use strict;
 use warnings;
@@ -178,6 +179,110 @@ is( $session->query_safe(
 is( $session->query_safe('SELECT count(error_code) FROM anyvod_query_many('
 		  . ids('image-refused', 20) . ", 'eight')"),
 	'0', 'and the next call works');
+
+# Responses that do not fit into memory together are fetched again.
+$session->query_safe(
+	"ALTER SERVER anyapi OPTIONS (SET max_concurrency '32')");
+foreach my $bytes (2_200_000, 5_000_000)
+{
+	is( $session->query_safe(
+			'SELECT count(DISTINCT task_id), string_agg(DISTINCT error_message, \', \')'
+			  . ' FROM anyvod_query_many(' . ids("huge$bytes", 100) . ')'),
+		'100|', "100 responses of $bytes bytes are 100 rows");
+}
+
+# An open cursor leaves room for others.
+$session->query_safe('BEGIN');
+$session->query_safe('DECLARE c CURSOR FOR SELECT (m).error_code FROM'
+	  . ' (SELECT anyvod_query_many(' . ids('huge2200000-cursor', 40)
+	  . ') AS m) AS rows');
+$session->query_safe('FETCH 1 FROM c');
+is( $session->query_safe("SELECT (anyvod_status('image-beside')).state"),
+	'succeeded', 'a request beside an open cursor over large responses');
+is( $session->query_safe(
+		"SELECT length(anyvod_query('huge2200000-beside')::text) > 2200000"),
+	't', 'a large one, too');
+is( $session->query_safe('FETCH ALL FROM c') =~ s/\n//gr,
+	'', 'and the rest of the cursor are no errors');
+$session->query_safe('COMMIT');
+
+# What goes wrong with the server or mapping after the first row is each
+# following row's error, and the statement goes on.
+my $keys = PostgreSQL::Test::Utils::tempdir();
+my $key_file = "$keys/key";
+PostgreSQL::Test::Utils::append_to_file($key_file, "sk-many\n");
+$node->safe_psql('postgres', <<"END");
+CREATE SERVER fragile FOREIGN DATA WRAPPER anyvod
+	OPTIONS (base_url '@{[$simulator->url]}', max_concurrency '2');
+CREATE USER MAPPING FOR PUBLIC SERVER fragile OPTIONS (api_key_file '$key_file');
+CREATE ROLE reader;
+GRANT USAGE ON FOREIGN SERVER fragile TO reader;
+END
+
+# The rows of 8 tasks that come after the first two, when something happens
+# in between: the statement's SQLSTATE, and each error code with its count.
+sub rows_after
+{
+	my ($happens) = @_;
+	my %count;
+
+	$session->query_safe('BEGIN');
+	$session->query_safe(
+		"DECLARE c CURSOR FOR SELECT COALESCE((m).error_code, 'none') FROM"
+		  . ' (SELECT anyvod_query_many(' . ids('image-fragile', 8)
+		  . ", 'fragile') AS m) AS rows");
+	$session->query_safe('FETCH 2 FROM c');
+	$happens->();
+	my ($ended, $output) = run_query($session, 'FETCH ALL FROM c');
+	$session->query_safe('ROLLBACK');
+	$count{$_}++ foreach split ' ', $output;
+	return join ' ', $ended, map { "$_:$count{$_}" } sort keys %count;
+}
+$session->query_safe('SET client_min_messages = warning');
+like( rows_after(sub { $session->query_safe('DROP SERVER fragile CASCADE') }),
+	qr/^00000 42704:[45] none:[12]$/, 'a dropped server');
+$session->query_safe('SET ROLE reader');
+like( rows_after(
+		sub {
+			$session->query_safe(
+				'RESET ROLE; REVOKE USAGE ON FOREIGN SERVER fragile FROM reader; SET ROLE reader'
+			);
+		}),
+	qr/^00000 42501:[45] none:[12]$/, 'a right that was taken away');
+$session->query_safe('RESET ROLE');
+like( rows_after(
+		sub {
+			unlink $key_file or die "$key_file: $!";
+			$session->query_safe(
+				"ALTER SERVER fragile OPTIONS (ADD timeout '20s')");
+		}),
+	qr/^00000 58P01:[45] none:[12]$/, 'a key file that is not there');
+
+# A key that was refused is reported as such, though its file cannot be read
+# any more to see whether there is another.
+sub with_refused_key
+{
+	my ($sql) = @_;
+
+	PostgreSQL::Test::Utils::append_to_file($key_file, "sk-many\n");
+	$session->query_safe("SELECT anyvod_status('image-key', 'fragile')");
+	begin_query($session, $sql);
+	ok(wait_until(sub { $simulator->stats->{in_flight} == 1 }),
+		'a request is on its way');
+	unlink $key_file or die "$key_file: $!";
+
+	my ($ended, $output) = end_query($session);
+	return "$ended $output";
+}
+is(with_refused_key("SELECT anyvod_query('http401-delay500', 'fragile')"),
+	'28000 ', 'anyvod_query says that the key was refused');
+is( with_refused_key(
+		'SELECT task_id, error_code FROM anyvod_query_many('
+		  . "'{http401-delay500-many,image-many}', 'fragile') ORDER BY 1"),
+	"00000 http401-delay500-many|28000\nimage-many|",
+	'and so does its row of many');
+unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile),
+	qr/leak|PANIC/, 'nothing was left behind');
 
 # pg_terminate_backend waits for the end itself, in milliseconds.
 ok(begin_slow('delay600000-terminate', 'eight'), 'questions are on their way');

@@ -10,7 +10,30 @@ use AnyvodTest::Peer;
 use Encode;
 use Test::More;
 
-# Answers about a task that runs, by what is odd about them
+# ANYVOD_FUZZ_SEED repeats a run.
+my $seed = $ENV{ANYVOD_FUZZ_SEED} // (time ^ $$);
+diag("ANYVOD_FUZZ_SEED=$seed");
+srand $seed;
+
+# A random JSON text: white space, escapes, names that come twice.
+sub random_json
+{
+	my ($depth) = @_;
+	my $space = (' ') x int rand 2;
+	my @scalars = (
+		'null', 'true', 'false', int(rand 1e6) - 5e5, rand(1e3), '1e' . int rand 50,
+		map { qq("$_") } '', 'a', 'b c', '\\n', '\\"', '\\\\', '\\u00e9', 'ü', '{', ',');
+
+	return $space . $scalars[ rand @scalars ] . $space
+	  if $depth == 0 || rand() < 0.3;
+	return '[' . join(',', map { random_json($depth - 1) } 1 .. rand 5) . ']'
+	  if rand() < 0.5;
+	return '{'
+	  . join(',', map { qq("k@{[int rand 4]}":) . random_json($depth - 1) } 1 .. rand 5)
+	  . '}';
+}
+
+# Responses about a task that runs, by what is odd about them
 my @values = (
 	'{}', '[]', '""', 'null', 'true', 'false', '0', '-0', '-0.0', '1E+2',
 	'12345678901234567890.123456789e-30', '[[], {}, [[[]]], [{"a": []}]]',
@@ -23,7 +46,8 @@ my @values = (
 	"[\t1 ,\r\n2,3 , 4 ] ", "{ \"a\" : [ ] , \"b\" :\n{ } }",
 	'"' . ('long ' x 5000) . '"', '["' . join('", "', 1 .. 500) . '"]',
 	'[' . join(', ', 1 .. 5000) . ']', '{' . join(', ', map { qq("k$_": $_) } 1 .. 300) . '}',
-	('[' x 50) . (']' x 50), '"Grüße 😀 你好"', '{"Größe": "ÿ"}');
+	('[' x 50) . (']' x 50), '"Grüße 😀 你好"', '{"Größe": "ÿ"}',
+	map { random_json(1 + int rand 8) } 1 .. 200);
 my @answers = map {
 	qq({"Response": {"TaskType": "AigcImageTask", "AigcImageTask":)
 	  . qq( {"Status": "PROCESSING", "Odd": $_}, "Last": $_}})
@@ -53,21 +77,19 @@ foreach my $encoding (sort keys %encodings)
 		"CREATE DATABASE $database ENCODING '$encoding' TEMPLATE template0"
 		  . " LOCALE 'C'");
 	anyvod_database($node, $database, base_url => $peer->url);
-	$node->safe_psql($database,
-		'CREATE TABLE expected (i integer, answer text)');
+	my $script = 'CREATE TABLE expected (i integer, answer text);'
+	  . " SET client_encoding = '"
+	  . ($encoding eq 'SQL_ASCII' ? 'SQL_ASCII' : 'UTF8') . "';\n";
 	foreach my $i (0 .. $#answers)
 	{
 		# no character that the database does not have, escaped or not
 		next
 		  if $encoding eq 'LATIN1' && $answers[$i] =~ /😀|ud83d/
 		  || $encoding eq 'SQL_ASCII' && $answers[$i] =~ /\\u(?!0041)/;
-		$node->safe_psql($database,
-			"SET client_encoding = '"
-			  . ($encoding eq 'SQL_ASCII' ? 'SQL_ASCII' : 'UTF8')
-			  . "'; INSERT INTO expected VALUES ($i, \$odd\$"
-			  . encode_utf8($answers[$i])
-			  . '$odd$)');
+		$script .= "INSERT INTO expected VALUES ($i, \$odd\$"
+		  . encode_utf8($answers[$i]) . "\$odd\$);\n";
 	}
+	$node->safe_psql($database, $script);
 	is( $node->safe_psql(
 			$database,
 			'SELECT i, anyvod_query(i::text) FROM expected'
