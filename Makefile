@@ -3,7 +3,8 @@
 #   make, make install       build and install (PG_CONFIG=... picks a server)
 #   make demo                the main job before your eyes, nothing installed
 #   make test                every test, in a throwaway cluster
-#   make bench               how fast, beside the limits of the machine
+#   make bench               how fast, beside the limits of the machine;
+#                            OTHER=/path/to/tree compares two source trees
 #   make bench-quick         the same in less than two minutes
 #   make bench-schedule      what the learned schedule costs, beside others
 #   make bench-pace          what the worker needs, beside what it should
@@ -136,7 +137,7 @@ demo:
 
 .PHONY: bench bench-quick
 bench bench-quick:
-	@PG_CONFIG='$(PG_CONFIG)' ROWS='$(ROWS)' RUNS='$(RUNS)' \
+	@PG_CONFIG='$(PG_CONFIG)' ROWS='$(ROWS)' RUNS='$(RUNS)' OTHER='$(OTHER)' \
 		QUICK='$(if $(filter bench-quick,$@),yes)' bench/run
 
 bench-schedule: setup

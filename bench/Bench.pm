@@ -17,11 +17,11 @@ use Time::HiRes ();
 
 our @EXPORT = qw(
   $quick $runs $nginx
-  note_figure new_row note_run print_table with_commas
-  limits client h2load output
+  new_row note_run print_table in_each_tree each_run
+  limits client output
   psql psql_on one_core two_cores any_core pin
-  processor_seconds sleeps memory worker_pid wait_until now
-  median quantile setting work worker_on worker_off
+  processes processor_seconds sleeps memory worker_pid wait_until now
+  median setting worker_on worker_off empty_table
 );
 
 our $quick = $ENV{QUICK};
@@ -31,7 +31,13 @@ our $nginx;
 my $scratch = $ENV{SCRATCH} or die "bench/run calls this\n";
 my $programs = $ENV{BENCH_PROGRAMS};
 
-# Where the client, a backend or the worker runs, and what it asks.  With a
+# The source trees that are compared, each by the folder of its server's
+# socket; and the one that is measured now.
+my %trees = (this => $ENV{PGHOST});
+$trees{other} = $ENV{OTHER_PGHOST} if $ENV{OTHER_PGHOST};
+my $tree = 'this';
+
+# Where the client, a backend or the worker runs, and where nginx does.  With a
 # single processor all is on that.
 my $client_core = 0;
 my $server_core = `nproc` > 1 ? 1 : 0;
@@ -61,60 +67,88 @@ sub wait_until
 
 
 #
+# Source trees
+#
+
+# in_each_tree($code, $backwards): run it for this tree and, if there is one,
+# for the other.
+sub in_each_tree
+{
+	my ($code, $backwards) = @_;
+	my @order = grep { $trees{$_} } 'this', 'other';
+
+	foreach my $which ($backwards ? reverse @order : @order)
+	{
+		$tree = $which;
+		local $ENV{PGHOST} = $trees{$which};
+		$code->();
+	}
+	$tree = 'this';
+	return;
+}
+
+# each_run($code, $n): so many runs in each tree, by turns.
+sub each_run
+{
+	my ($code, $n) = @_;
+
+	in_each_tree($code, $_ % 2 == 0) foreach 1 .. ($n // $runs);
+	return;
+}
+
+
+#
 # Figures
 #
 
-sub quantile
-{
-	my ($part, @figures) = @_;
-	my @sorted = sort { $a <=> $b } @figures;
-
-	return undef unless @sorted;
-	return $sorted[ int($part * $#sorted + 0.5) ];
-}
-
 sub median
 {
-	return quantile(0.5, @_);
+	my (@figures) = @_;
+	my @sorted = sort { $a <=> $b } @figures;
+
+	return $sorted[ int(0.5 * $#sorted + 0.5) ];
 }
 
 my @rows;
 
 # new_row(%row): a line of the table.
 #
-#	name => 'status'	by which it is asked for
+#	name => 'status'	by which it is selected
 #	what => '...'		in words
 #	unit => '/s'		of the figure and the limit
-#	limit => 'easy'		what the limit is; none: the goal is the figure's
-#	goal => [ '>=', 0.85 ]	of the ratio of both, or of the figure
+#	limit => 'easy'		what the limit is; none: the floor is the figure's
+#	floor => [ '>=', 0.85 ]	of the ratio of both, or of the figure
 #	of => 'figure'		which of them; default the ratio, if there is a limit
-#	aside => 'us'		unit of another figure that is shown with the first
+#	later => 1			a later change will reach the floor
 sub new_row
 {
 	my (%row) = @_;
-	my $row = { figures => [], limits => [], ratios => [], asides => [], %row };
+	my $row =
+	  { %row, of => $row{of} // (defined $row{limit} ? 'ratio' : 'figure') };
 
-	$row->{of} //= defined $row->{limit} ? 'ratio' : 'figure';
+	$row->{$_} = { figures => [], limits => [], ratios => [], cpu_ratios => [] }
+	  foreach keys %trees;
 	push @rows, $row;
 	return $row;
 }
 
-# A figure and its limit in one run.
+# A figure and its limit in one run of the tree that is measured now; and what
+# processor time both take, where others on the processors matter.
 sub note_run
 {
-	my ($row, $figure, $limit, $aside) = @_;
+	my ($row, $figure, $limit, $cpu, $limit_cpu) = @_;
+	my $of_tree = $row->{$tree};
 
-	push @{ $row->{figures} }, $figure;
+	push @{ $of_tree->{figures} }, $figure;
 	note_figure("$row->{name} $row->{what}", $figure, $row->{unit});
-	if (defined $aside)
-	{
-		push @{ $row->{asides} }, $aside;
-		note_figure("$row->{name} $row->{what}", $aside, $row->{aside});
-	}
 	return unless defined $limit;
-	push @{ $row->{limits} }, $limit;
-	push @{ $row->{ratios} }, $figure / $limit;
+	push @{ $of_tree->{limits} }, $limit;
+	push @{ $of_tree->{ratios} }, $figure / $limit;
 	note_figure("$row->{name} limit: $row->{limit}", $limit, $row->{unit});
+	return unless defined $cpu;
+	push @{ $of_tree->{cpu_ratios} }, $limit_cpu / $cpu;
+	note_figure("$row->{name} $row->{what}", $cpu, 'us');
+	note_figure("$row->{name} limit: $row->{limit}", $limit_cpu, 'us');
 	return;
 }
 
@@ -124,35 +158,20 @@ sub note_figure
 	my ($what, $figure, $unit) = @_;
 
 	open my $file, '>>', "$scratch/results.tsv" or croak "results: $!";
-	print $file join("\t", $what, $figure, $unit // ''), "\n";
+	print $file join("\t", $tree, $what, $figure, $unit), "\n";
 	close $file;
 	return;
 }
 
-# Whether some figure of a row reaches its goal.
-sub reaches
-{
-	my ($row, $reached) = @_;
-	my ($sign, $goal) = @{ $row->{goal} };
-
-	return $sign eq '>=' ? $reached >= $goal : $reached <= $goal;
-}
-
-# Whether the goal is met; or that it cannot be, as the limit itself, which was
-# measured beside it, is beyond it.
-sub verdict
+# Whether this tree reaches the floor, in words.
+sub reached
 {
 	my ($row) = @_;
+	my ($sign, $floor) = @{ $row->{floor} };
+	my $median = median(@{ $row->{this}{"$row->{of}s"} });
 
-	return ''
-	  unless $row->{goal};
-	return 'yes'
-	  if reaches($row, median(@{ $row->{ $row->{of} . 's' } }));
-	return '**no** (limit)'
-	  if $row->{of} eq 'figure'
-	  && @{ $row->{limits} }
-	  && !reaches($row, median(@{ $row->{limits} }));
-	return '**no**';
+	return 'yes' if $sign eq '>=' ? $median >= $floor : $median <= $floor;
+	return $row->{later} ? 'not reached yet' : '**no**';
 }
 
 sub with_commas
@@ -188,17 +207,30 @@ sub spread
 		: '');
 }
 
-# The goal in words: what it is of, and the bound.
-sub goal
+# The floor in words: what it is of, and the bound.
+sub floor_in_words
 {
 	my ($row) = @_;
+	my ($sign, $floor) = @{ $row->{floor} };
+	my $bound = ($sign eq '>=' ? 'at least ' : 'at most ') . $floor;
 
-	return '' unless $row->{goal};
-	my ($sign, $goal) = @{ $row->{goal} };
-	my $bound = ($sign eq '>=' ? 'at least ' : 'at most ')
-	  . ($goal >= 1000 ? with_commas($goal) : $goal);
+	return $row->{of} eq 'ratio' ? "ratio $bound" : "$bound $row->{unit}";
+}
 
-	return $row->{of} eq 'ratio' ? "ratio $bound" : $bound;
+# The cells of a row that belong to one tree.
+sub cells
+{
+	my ($row, $which) = @_;
+	my $of_tree = $row->{$which};
+	my $cpu = $of_tree->{cpu_ratios};
+
+	return (
+		spread(@{ $of_tree->{figures} }) . " $row->{unit}",
+		@{ $of_tree->{limits} }
+		? "$row->{limit}: " . spread(@{ $of_tree->{limits} })
+		: '',
+		join '; by processor time ',
+		map { spread(@$_) } grep { @$_ } $of_tree->{ratios}, $cpu);
 }
 
 # What was measured with.
@@ -226,26 +258,22 @@ sub heading
 # The table as Markdown, printed and kept.
 sub print_table
 {
+	my @columns = ('What', 'Figure', 'Limit', 'Ratio');
 	my $table = heading();
 
-	$table .= "\n| What | Figure | Limit | Ratio | Goal | Met |\n"
-	  . "|---|--:|--:|--:|--:|---|\n";
-	foreach my $row (grep { @{ $_->{figures} } } @rows)
+	push @columns, map { "$_, other tree" } 'Figure', 'Limit', 'Ratio'
+	  if $trees{other};
+	$table .= "\n| "
+	  . join(' | ', @columns, 'Floor', 'Reached') . " |\n|---|"
+	  . '--:|' x @columns
+	  . "---|\n";
+	foreach my $row (grep { @{ $_->{this}{figures} } } @rows)
 	{
-		my @cells = (
-			$row->{what},
-			spread(@{ $row->{figures} })
-			  . ($row->{unit} ne '' ? " $row->{unit}" : ''),
-			@{ $row->{limits} }
-			? "$row->{limit}: " . spread(@{ $row->{limits} })
-			: '',
-			@{ $row->{ratios} } ? spread(@{ $row->{ratios} }) : '',
-			goal($row),
-			verdict($row));
+		my @cells = ($row->{what}, cells($row, 'this'));
 
-		$cells[1] .= ', ' . spread(@{ $row->{asides} }) . " $row->{aside}"
-		  if @{ $row->{asides} };
-		$table .= '| ' . join(' | ', @cells) . " |\n";
+		push @cells, cells($row, 'other') if $trees{other};
+		$table .= '| '
+		  . join(' | ', @cells, floor_in_words($row), reached($row)) . " |\n";
 	}
 	print "\n$table";
 	open my $file, '>', "$scratch/table.md" or croak "table.md: $!";
@@ -293,34 +321,23 @@ sub place
 	my ($client, $server) = @_;
 
 	$core_of_client = $client;
-	pin($_, $server) foreach $nginx->pids, $ENV{SIMULATOR_PID};
+	pin($_, $server) foreach $nginx->pids;
 	return;
 }
 
-# Who asks and who answers: on one processor, on two, or wherever.
+# Client and nginx: on one processor, on two, or wherever.
 sub one_core { return place($client_core, $client_core) }
 sub two_cores { return place($client_core, $server_core) }
 sub any_core { return place(undef, undef) }
 
-# limits(@arguments): requests a second, processor microseconds a request and
-# connections, as bench/limits.c says; or, with -d, its lines.
+# limits(@arguments): requests a second and processor microseconds a request,
+# as bench/limits.c says; or, with -d, each request's time.
 sub limits
 {
 	my (@arguments) = @_;
 
 	return split ' ',
 	  output(on_core($core_of_client, "$programs/limits", @arguments));
-}
-
-# h2load(@arguments): requests a second that nginx can give.
-sub h2load
-{
-	my (@arguments) = @_;
-	my ($rate) =
-	  output(on_core($core_of_client, 'h2load', @arguments)) =~
-	  m{^finished in .*, ([\d.]+) req/s}m;
-
-	return $rate // croak "h2load @arguments: no rate";
 }
 
 # client(@arguments): the times that bench/client.c says.
@@ -378,8 +395,7 @@ END
 	my @said = split /\n/,
 	  output('psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-f',
 		$script);
-	my ($before) = $said[0] =~ /^(\d+)/;
-	my ($after) = $said[1] =~ /^(\d+)/;
+	my ($before, $after) = map { /^(\d+)/ } @said[ 0, 1 ];
 
 	return ($said[2], ($after - $before) / 1e9);
 }
@@ -391,6 +407,24 @@ sub setting
 	psql("ALTER SYSTEM SET $_ = '$settings{$_}'") foreach keys %settings;
 	psql('SELECT pg_reload_conf()');
 	return;
+}
+
+sub empty_table
+{
+	psql('TRUNCATE anyvod_tasks', 'TRUNCATE plain', 'CHECKPOINT');
+	return;
+}
+
+# Pids of anyvod's processes in this server: all, or those of some kind.
+sub processes
+{
+	my ($kind) = @_;
+
+	return split ' ',
+	  psql('SELECT pid FROM pg_stat_activity'
+		  . " WHERE backend_type LIKE 'anyvod "
+		  . ($kind // '')
+		  . "%'");
 }
 
 # Processor seconds of a process.
@@ -427,15 +461,6 @@ sub memory
 	return 1024 * $kb;
 }
 
-# What the worker of this database says of itself.
-sub work
-{
-	my ($column) = @_;
-
-	return psql("SELECT $column FROM anyvod_stat_worker"
-		  . ' WHERE datname = current_database()') || 0;
-}
-
 sub worker_pid
 {
 	return psql('SELECT pid FROM pg_stat_activity'
@@ -462,9 +487,40 @@ sub worker_off
 }
 
 
+package Bench::Session;
+
+# A session that runs a statement in the background.
+
+use strict;
+use warnings;
+
+use File::Basename;
+use POSIX ();
+use Time::HiRes ();
+
+use lib dirname(__FILE__) . '/../test/perl';
+use parent 'AnyvodTest::Child';
+
+sub new
+{
+	my ($class, $sql) = @_;
+	my $self = bless {}, $class;
+
+	$self->spawn('/dev/null', 'psql', '-X', '-q', '-c', $sql);
+	Time::HiRes::sleep(0.1);
+	return $self;
+}
+
+sub is_running
+{
+	my ($self) = @_;
+	return waitpid($self->pid, POSIX::WNOHANG()) == 0;
+}
+
+
 package Bench::Nginx;
 
-# nginx as a gateway that costs next to nothing: it answers from memory.
+# nginx as a gateway that costs next to nothing: its responses come from memory.
 
 use strict;
 use warnings;
@@ -477,20 +533,20 @@ use Time::HiRes ();
 use lib dirname(__FILE__) . '/../test/perl';
 use parent 'AnyvodTest::Child';
 
-# The answers are as long as usual ones, 1.1 kB.
+# Responses are as long as usual ones, 1.1 kB.
 my $padding = 'a quiet harbour at dawn, fishing boats at anchor, ' x 13;
 
 # When the tasks were begun: an hour ago.
 my $begun = POSIX::strftime('%Y-%m-%dT%H:%M:%SZ', gmtime(time - 3600));
 
-# The columns of a running task's row that has been asked for, and SQL for
-# their values.
+# The columns of a running task's row that has been polled, and SQL for their
+# values.
 sub columns { return 'status, progress, task_type, model, started_at' }
 sub row { return "'PROCESSING', 40, 'AigcImageTask', 'GEM 2.5', '$begun'" }
 
-# A task's answer; nginx puts in the task's id and a request id that is
+# A task's response; nginx puts in the task's id and a request id that is
 # another each time.
-sub answer
+sub response
 {
 	my ($status, $progress, $more) = @_;
 	my $outer = $status eq 'FINISH' ? 'FINISH' : 'PROCESSING';
@@ -508,20 +564,17 @@ my $files = ',"Output":{"FileInfos":[{"StorageMode":"Temporary",'
   . '"FileUrl":"https://files.example.com/out/$task.png",'
   . '"ExpireTime":"2099-03-11T08:00:30Z"}]}';
 
-# new($folder, $simulator): nginx that answers on three ports, http, https and
-# http2.  Tasks named "run-..." run, "end-..." have ended, and of "life-..." it
-# is a file that says how far they are.  Those named "slow-..." run and are
-# answered after 100 ms; of "every-..." and "every-slow-..." it is logged when
-# they were asked about, too.
+# new($folder): nginx that listens on three ports, http, https (HTTP/1.1) and
+# http2.  Tasks named "run-..." run, and so do those named "slow-...", whose
+# responses take 100 ms; "end-..." have ended.
 sub new
 {
-	my ($class, $folder, $simulator) = @_;
+	my ($class, $folder) = @_;
 	my $self = bless {
 		folder => $folder,
 		http => free_port(),
 		https => free_port(),
-		http2 => free_port(),
-		simulator => $simulator
+		http2 => free_port()
 	}, $class;
 
 	mkdir $folder or croak "$folder: $!";
@@ -547,7 +600,7 @@ sub make_certificate
 	system('openssl req -x509 -nodes -newkey ec -days 2'
 		  . ' -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=localhost'
 		  . ' -addext subjectAltName=DNS:localhost'
-		  . " -keyout $folder/key.pem -out $folder/ca.pem"
+		  . " -keyout $folder/key.pem -out $folder/certificate.pem"
 		  . " >$folder/openssl.log 2>&1") == 0
 	  or croak 'openssl failed';
 	return;
@@ -560,30 +613,17 @@ sub configure
 	my $path = '/tencent-vod/v1/query';
 	my $scratch = join '', map { "\t${_}_temp_path $folder/$_;\n" }
 	  qw(client_body proxy fastcgi uwsgi scgi);
-	my %body = (
-		run => answer('PROCESSING', 40, ''),
-		end => answer('FINISH', 100, $files),
-		begun => answer('PROCESSING', 10, ''),
-		half => answer('PROCESSING', 50, ''));
-	my ($to) = $self->{simulator} =~ m{^http://(.*)$};
+	my $run = response('PROCESSING', 40, '');
+	my $end = response('FINISH', 100, $files);
 	# auth_delay is the only way of waiting that nginx has
 	my $slow = 'auth_basic gateway; auth_basic_user_file /dev/null;'
 	  . ' auth_delay 100ms; error_page 401 =200';
-	my $log = "access_log $folder/times.log times buffer=1m flush=1s;";
 	my $locations = <<"END";
-		location ~ ^$path/(?<task>run-.*)\$ { return 200 '$body{run}'; }
-		location ~ ^$path/(?<task>end-.*)\$ { return 200 '$body{end}'; }
-		location ~ ^$path/(?<task>life-.*)\$ {
-			if (-f $folder/ended) { return 200 '$body{end}'; }
-			if (-f $folder/half) { return 200 '$body{half}'; }
-			return 200 '$body{begun}';
-		}
+		location ~ ^$path/(?<task>run-.*)\$ { return 200 '$run'; }
+		location ~ ^$path/(?<task>end-.*)\$ { return 200 '$end'; }
 		location ~ ^$path/(?<task>slow-.*)\$ { $slow \@slow; }
-		location ~ ^$path/(?<task>every-slow-.*)\$ { $slow \@every; }
-		location ~ ^$path/(?<task>every-.*)\$ { $log return 200 '$body{run}'; }
-		location \@slow { return 200 '$body{run}'; }
-		location \@every { $log return 200 '$body{run}'; }
-		location / { proxy_pass http://simulator; }
+		location \@slow { return 200 '$run'; }
+		location = /requests { stub_status; }
 END
 
 	open my $file, '>', "$folder/nginx.conf" or croak "nginx.conf: $!";
@@ -597,18 +637,14 @@ events { worker_connections 10000; }
 http {
 $scratch
 	access_log off;
-	log_format times '\$msec \$request_time \$task';
 	default_type application/json;
 	keepalive_requests 1000000000;
 	keepalive_timeout 1h;
 	http2_max_concurrent_streams 128;
-	ssl_certificate $folder/ca.pem;
+	ssl_certificate $folder/certificate.pem;
 	ssl_certificate_key $folder/key.pem;
-	upstream simulator { server $to; keepalive 4000; keepalive_requests 1000000000; }
-	proxy_http_version 1.1;
-	proxy_set_header Connection "";
 	server { listen 127.0.0.1:$self->{http} backlog=4096; $locations }
-	server { listen 127.0.0.1:$self->{https} ssl; $locations }
+	server { listen 127.0.0.1:$self->{https} ssl backlog=4096; $locations }
 	server { listen 127.0.0.1:$self->{http2} ssl http2; $locations }
 }
 END
@@ -664,61 +700,31 @@ sub url
 sub ca_file
 {
 	my ($self) = @_;
-	return "$self->{folder}/ca.pem";
+	return "$self->{folder}/certificate.pem";
 }
 
-# How far the tasks named "life-..." are: 'begun', 'half' or 'ended'.
-sub life
-{
-	my ($self, $how_far) = @_;
-
-	unlink "$self->{folder}/half", "$self->{folder}/ended";
-	return if $how_far eq 'begun';
-	open my $file, '>', "$self->{folder}/$how_far" or croak "$how_far: $!";
-	close $file;
-	return;
-}
-
-# lateness($every, [ $begin, $end ], ...): how late questions were that came
-# within each of these spans, as lists of seconds.
-#
-# A task whose wait is $every seconds, neither more nor less, is due that long
-# after its last answer was read.  So its question is late by what is more
-# between that answer's last byte and the question's first; the way of both and
-# the reading count as well.  nginx knows these times to a millisecond.
-sub lateness
-{
-	my ($self, $every, @spans) = @_;
-	my @late = map { [] } @spans;
-	my @answered;
-
-	Time::HiRes::sleep(1.5);	# until nginx has written all
-	open my $log, '<', "$self->{folder}/times.log" or croak "times.log: $!";
-	while (my $line = <$log>)
-	{
-		my ($end, $taken, $task) = $line =~ /^(\S+) (\S+) \D+(\d+)$/;
-		my $begin = $end - $taken;
-		my $last = $answered[$task];
-
-		$answered[$task] = $end;
-		next unless defined $last;
-		foreach my $i (0 .. $#spans)
-		{
-			push @{ $late[$i] }, $begin - $last - $every
-			  if $begin >= $spans[$i][0] && $begin < $spans[$i][1];
-		}
-	}
-	close $log;
-	return @late;
-}
-
-# Forget what was logged.
-sub truncate_log
+# A file of the system's authorities and nginx's own.
+sub bundle
 {
 	my ($self) = @_;
+	my $bundle = "$self->{folder}/bundle.pem";
 
-	truncate "$self->{folder}/times.log", 0 or croak "times.log: $!";
-	return;
+	Bench::output('sh', '-c', 'cat /etc/ssl/certs/ca-certificates.crt'
+		  . " $self->{folder}/certificate.pem >$bundle");
+	return $bundle;
+}
+
+# How many requests have come so far.
+sub requests
+{
+	my ($self) = @_;
+	my $socket = IO::Socket::INET->new(
+		PeerAddr => '127.0.0.1', PeerPort => $self->{http})
+	  or croak "no nginx: $!";
+
+	print $socket "GET /requests HTTP/1.0\r\n\r\n";
+	my ($requests) = join('', <$socket>) =~ /^ \d+ \d+ (\d+)/m;
+	return $requests;
 }
 
 1;

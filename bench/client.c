@@ -4,24 +4,14 @@
  *		Times that a client of the database sees, by libpq.
  *
  *		client filled PREFIX	from the commit of an INSERT into anyvod_tasks
- *								to the notification that its row is settled, and
- *								to the commit that settles it
+ *								to the notification that its row is settled
  *		client commit TABLE		an INSERT into a plain table and its commit
- *		client select			a SELECT 1
  *
  *		-n N		times (default 500)
- *		-w MIN,MAX	wait that long before each, by chance (milliseconds)
- *		-a PREFIX	before, insert a row of that name, and before every
- *					second's first another
  *
  * Prints each time, in microseconds.  The environment says where the database
- * is.
- *
- * The notification leaves the server once the row is durable.  Its time begins
- * when this program knows of the commit, and ends when it knows of the other.
- * What lies between the commits themselves is told by their timestamps, which
- * the server keeps (track_commit_timestamp): it takes each before it flushes,
- * so one flush is in that time too, the INSERT's instead of the other.
+ * is.  The notification leaves the server once the row is durable; a time
+ * begins when this program knows of the INSERT's commit.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -37,16 +27,12 @@
 #include <unistd.h>
 
 /* Longer than any row takes, in milliseconds. */
-#define PATIENCE 30000
+#define PATIENCE 120000
 
 #define ID_SIZE 256
-#define XID_SIZE 16
 
 static PGconn *session;
 static int	times = 500;
-static double least_wait;		/* milliseconds */
-static double most_wait;
-static const char *beside;		/* NULL: nothing */
 
 static void
 die(const char *what)
@@ -86,25 +72,22 @@ prepare(const char *name, const char *sql)
 }
 
 static void
-make_id(char *id, const char *prefix, const char *what, int i)
+make_id(char *id, const char *prefix, int i)
 {
-	snprintf(id, ID_SIZE, "%s-%d-%s-%d", prefix, (int) getpid(), what, i);
+	snprintf(id, ID_SIZE, "%s-%d-%d", prefix, (int) getpid(), i);
 }
 
-/* Insert a row; "xid" gets its transaction, unless it is NULL. */
 static void
-insert(const char *prefix, const char *what, int i, char *xid)
+insert(const char *prefix, int i)
 {
 	char		id[ID_SIZE];
 	const char *values[] = {id};
 	PGresult   *result;
 
-	make_id(id, prefix, what, i);
+	make_id(id, prefix, i);
 	result = PQexecPrepared(session, "insert", 1, values, NULL, NULL, 0);
-	if (PQresultStatus(result) != PGRES_TUPLES_OK)
+	if (PQresultStatus(result) != PGRES_COMMAND_OK)
 		die("could not insert");
-	if (xid != NULL)
-		snprintf(xid, XID_SIZE, "%s", PQgetvalue(result, 0, 0));
 	PQclear(result);
 }
 
@@ -117,7 +100,7 @@ await(const char *prefix, int i)
 	PGnotify   *notify;
 	bool		found = false;
 
-	make_id(id, prefix, "row", i);
+	make_id(id, prefix, i);
 	snprintf(quoted, sizeof(quoted), "\"%s\"", id);
 	while (!found)
 	{
@@ -135,78 +118,30 @@ await(const char *prefix, int i)
 	}
 }
 
-/* Wait before a measurement, as -w says. */
-static void
-pause_between(void)
-{
-	double		ms = least_wait +
-		(most_wait - least_wait) * (random() / (double) RAND_MAX);
-
-	if (ms > 0)
-		usleep((useconds_t) (ms * 1000));
-}
-
 static void
 prepare_insert(const char *table)
 {
 	char		sql[ID_SIZE];
 
 	snprintf(sql, sizeof(sql),
-			 "INSERT INTO %s (task_id) VALUES ($1) RETURNING xmin", table);
+			 "INSERT INTO %s (task_id) VALUES ($1)", table);
 	prepare("insert", sql);
-}
-
-/* Print what lies between the commits of a row's INSERT and of its end. */
-static void
-print_between(const char *prefix, int i, const char *xid)
-{
-	char		id[ID_SIZE];
-	const char *values[] = {id, xid};
-	PGresult   *result;
-
-	make_id(id, prefix, "row", i);
-	result = PQexecPrepared(session, "between", 2, values, NULL, NULL, 0);
-	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1)
-		die("could not read a row");
-	printf("%s\n", PQgetvalue(result, 0, 0));
-	PQclear(result);
 }
 
 static void
 measure_filled(const char *prefix)
 {
-	char		(*xids)[XID_SIZE] = calloc(times, XID_SIZE);
-	double	   *noticed = calloc(times, sizeof(double));
-	double		last = 0;
-
 	run("LISTEN anyvod_tasks");
 	prepare_insert("anyvod_tasks");
-	prepare("between",
-			"SELECT round(extract(epoch FROM pg_xact_commit_timestamp(xmin) -"
-			" pg_xact_commit_timestamp($2::xid)) * 1e6)"
-			" FROM anyvod_tasks WHERE task_id = $1");
 	for (int i = 0; i < times; i++)
 	{
 		double		begin;
 
-		if (beside != NULL && now() - last > 1)
-		{
-			insert(beside, "beside", i, NULL);
-			last = now();
-		}
-		pause_between();
-		insert(prefix, "row", i, xids[i]);
+		insert(prefix, i);
 		begin = now();
 		await(prefix, i);
-		noticed[i] = (now() - begin) * 1e6;
+		printf("%.1f\n", (now() - begin) * 1e6);
 	}
-	for (int i = 0; i < times; i++)
-	{
-		printf("%.1f ", noticed[i]);
-		print_between(prefix, i, xids[i]);
-	}
-	free(xids);
-	free(noticed);
 }
 
 static void
@@ -215,23 +150,9 @@ measure_commit(const char *table)
 	prepare_insert(table);
 	for (int i = 0; i < times; i++)
 	{
-		double		begin;
-
-		pause_between();
-		begin = now();
-		insert("plain", "row", i, NULL);
-		printf("%.1f\n", (now() - begin) * 1e6);
-	}
-}
-
-static void
-measure_select(void)
-{
-	for (int i = 0; i < times; i++)
-	{
 		double		begin = now();
 
-		run("SELECT 1");
+		insert("plain", i);
 		printf("%.1f\n", (now() - begin) * 1e6);
 	}
 }
@@ -241,15 +162,11 @@ main(int argc, char **argv)
 {
 	int			option;
 
-	while ((option = getopt(argc, argv, "n:w:a:")) != -1)
+	while ((option = getopt(argc, argv, "n:")) != -1)
 	{
-		if (option == 'n')
-			times = atoi(optarg);
-		else if (option == 'a')
-			beside = optarg;
-		else if (option != 'w' ||
-				 sscanf(optarg, "%lf,%lf", &least_wait, &most_wait) != 2)
+		if (option != 'n')
 			exit(2);
+		times = atoi(optarg);
 	}
 	session = PQconnectdb("");
 	if (PQstatus(session) != CONNECTION_OK)
@@ -258,11 +175,9 @@ main(int argc, char **argv)
 		measure_filled(argv[optind + 1]);
 	else if (optind + 2 == argc && strcmp(argv[optind], "commit") == 0)
 		measure_commit(argv[optind + 1]);
-	else if (optind + 1 == argc && strcmp(argv[optind], "select") == 0)
-		measure_select();
 	else
 	{
-		fprintf(stderr, "usage: client [options] filled|commit NAME | select\n");
+		fprintf(stderr, "usage: client [-n N] filled|commit NAME\n");
 		return 2;
 	}
 	PQfinish(session);

@@ -4,7 +4,6 @@
  *		What a machine can do without a database: the limits that anyvod is
  *		measured against.
  *
- *		limits raw URL		write and read on one socket that is kept alive
  *		limits easy URL		libcurl, one request after the other
  *		limits multi URL	libcurl, many at once, with an epoll descriptor
  *		limits version -	nothing: says which libcurl this is
@@ -12,28 +11,21 @@
  *		-n N		requests (default 20000)
  *		-s SECONDS	or for so long
  *		-c N		at once (multi; default 128)
- *		-p N		as so many processes (easy; default 1)
  *		-l			idle sockets stay in the epoll descriptor (multi)
  *		-m N		connections at most (multi; default: as many as at once)
  *		-2 CA		HTTP/2 over TLS, by an authority in that file
- *		-t CA		HTTP/1.1 over TLS
  *		-d			print each request's time instead, in microseconds (easy)
- *		-w MIN,MAX	wait that long before each, by chance (milliseconds; easy)
  *
  * A number is appended to the URL, another for each request, and an API key
- * is sent along, as anyvod does.  Nothing reads the answers, but they are
- * copied out of libcurl's hands.  Prints requests a second, processor
- * microseconds a request and how many connections were made.
+ * is sent along, as anyvod does.  Nothing reads the responses, but they are
+ * copied.  Prints requests a second, and processor microseconds a request.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#include <arpa/inet.h>
 #include <curl/curl.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -41,12 +33,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "easy.h"
+#define USER_AGENT "anyvod/bench"
+#define KEY_HEADER "Authorization: Bearer sk-bench"
+#define ACCEPT_HEADER "Accept: application/json"
 
 #define URL_SIZE 2048
 #define BODY_SIZE 65536
@@ -60,14 +52,11 @@ static struct
 	double		seconds;		/* 0: as many as "requests" says */
 	int			at_once;
 	int			connections;	/* 0: as many as at once */
-	int			processes;
 	bool		lazy;
 	bool		each;			/* print each request's time */
-	double		least_wait;		/* milliseconds */
-	double		most_wait;
 	bool		http2;
-	const char *authority;		/* NULL: plain HTTP */
-} options = {.requests = 20000, .at_once = 128, .processes = 1};
+	const char *authority;		/* for HTTP/2 */
+} options = {.requests = 20000, .at_once = 128};
 
 static double ends_at;			/* with "seconds" */
 static long begun;
@@ -90,20 +79,15 @@ now(void)
 	return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-/* Processor seconds of this process and of those that it has waited for. */
+/* Processor seconds of this process. */
 static double
 processor_time(void)
 {
 	struct rusage own;
-	struct rusage children;
 
 	getrusage(RUSAGE_SELF, &own);
-	getrusage(RUSAGE_CHILDREN, &children);
 	return own.ru_utime.tv_sec + own.ru_stime.tv_sec +
-		children.ru_utime.tv_sec + children.ru_stime.tv_sec +
-		(own.ru_utime.tv_usec + own.ru_stime.tv_usec +
-		 children.ru_utime.tv_usec + children.ru_stime.tv_usec) /
-		1e6;
+		(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6;
 }
 
 /* Is there to be another request? */
@@ -115,90 +99,10 @@ more(void)
 
 
 /*
- * A socket and nothing else
- */
-
-/* The connection to a URL of the form http://ADDRESS:PORT/... */
-static int
-raw_connect(const char **path)
-{
-	struct sockaddr_in address = {.sin_family = AF_INET};
-	char		host[64];
-	int			port;
-	int			length;
-	int			one = 1;
-	int			fd;
-
-	if (sscanf(options.url, "http://%63[0-9.]:%d%n", host, &port, &length) != 2)
-		die("raw wants an address and a port");
-	*path = options.url + length;
-	address.sin_port = htons(port);
-	inet_pton(AF_INET, host, &address.sin_addr);
-	fd = socket(AF_INET, SOCK_STREAM, 0);
-	if (fd < 0 ||
-		connect(fd, (struct sockaddr *) &address, sizeof(address)) != 0)
-		die("could not connect");
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	return fd;
-}
-
-/* Read one answer: its length is in its header. */
-static void
-raw_read(int fd, char *buffer)
-{
-	size_t		have = 0;
-	size_t		want = 0;
-
-	do
-	{
-		ssize_t		n = read(fd, buffer + have, BODY_SIZE - 1 - have);
-		const char *length;
-		const char *body;
-
-		if (n <= 0)
-			die("could not read");
-		have += n;
-		buffer[have] = '\0';
-		body = strstr(buffer, "\r\n\r\n");
-		length = strstr(buffer, "Content-Length: ");
-		if (want == 0 && body != NULL)
-		{
-			if (length == NULL)
-				die("no length");
-			want = body + 4 - buffer + strtoul(length + 16, NULL, 10);
-		}
-	} while (want == 0 || have < want);
-}
-
-static long
-run_raw(void)
-{
-	static char buffer[BODY_SIZE];
-	const char *path;
-	int			fd = raw_connect(&path);
-
-	while (more())
-	{
-		int			n = snprintf(buffer, sizeof(buffer),
-								 "GET %s%ld HTTP/1.1\r\nHost: bench\r\n"
-								 "User-Agent: " USER_AGENT "\r\n" ACCEPT_HEADER "\r\n" KEY_HEADER "\r\n\r\n",
-								 path, begun++);
-
-		if (write(fd, buffer, n) != n)
-			die("could not write");
-		raw_read(fd, buffer);
-		finished++;
-	}
-	close(fd);
-	return 1;
-}
-
-
-/*
  * libcurl
  */
 
-/* What one handle has of an answer. */
+/* What one handle has of a response. */
 typedef struct Body
 {
 	size_t		len;
@@ -221,16 +125,25 @@ on_body(char *data, size_t one, size_t len, void *arg)
 static CURL *
 make_handle(void)
 {
+	static struct curl_slist *headers = NULL;
 	CURL	   *easy = curl_easy_init();
 	Body	   *body = malloc(sizeof(Body));
 
 	if (easy == NULL || body == NULL)
 		die("no memory");
+	if (headers == NULL)
+		headers = curl_slist_append(curl_slist_append(NULL, ACCEPT_HEADER),
+									KEY_HEADER);
 	body->len = 0;
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, body);
-	easy_set_up(easy, on_body);
+	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, body);
-	if (options.authority != NULL)
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(easy, CURLOPT_USERAGENT, USER_AGENT);
+	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(easy, CURLOPT_PROXY, "");
+	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, 30000L);
+	if (options.http2)
 		curl_easy_setopt(easy, CURLOPT_CAINFO, options.authority);
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
 					 options.http2 ? (long) CURL_HTTP_VERSION_2TLS :
@@ -248,7 +161,7 @@ free_handle(CURL *easy)
 	free(body);
 }
 
-/* Let a handle ask for the next task. */
+/* Point a handle at the next task. */
 static void
 next_url(CURL *easy)
 {
@@ -262,7 +175,7 @@ next_url(CURL *easy)
 }
 
 static void
-check_answer(CURL *easy, CURLcode result)
+check_response(CURL *easy, CURLcode result)
 {
 	long		status = 0;
 
@@ -271,72 +184,25 @@ check_answer(CURL *easy, CURLcode result)
 	if (result != CURLE_OK)
 		die(curl_easy_strerror(result));
 	if (status != 200)
-		die("not answered with 200");
+		die("a response without status 200");
 	finished++;
 }
 
-/* Wait before a request, as -w says. */
 static void
-pause_between(void)
-{
-	double		ms = options.least_wait +
-		(options.most_wait - options.least_wait) *
-		(random() / (double) RAND_MAX);
-
-	if (ms > 0)
-		usleep((useconds_t) (ms * 1000));
-}
-
-static long
 run_easy(void)
 {
 	CURL	   *easy = make_handle();
-	long		connections = 0;
 
 	while (more())
 	{
-		double		begin;
-		long		made = 0;
+		double		begin = options.each ? now() : 0;
 
-		pause_between();
-		begin = options.each ? now() : 0;
 		next_url(easy);
-		check_answer(easy, curl_easy_perform(easy));
-		curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &made);
-		connections += made;
+		check_response(easy, curl_easy_perform(easy));
 		if (options.each)
 			printf("%.1f\n", (now() - begin) * 1e6);
 	}
 	free_handle(easy);
-	return connections;
-}
-
-/* The same in several processes, which share the requests. */
-static long
-run_processes(void)
-{
-	int			status;
-
-	options.requests /= options.processes;
-	for (int i = 0; i < options.processes; i++)
-	{
-		pid_t		pid = fork();
-
-		if (pid < 0)
-			die("could not fork");
-		if (pid == 0)
-		{
-			run_easy();
-			exit(0);
-		}
-	}
-	for (int i = 0; i < options.processes; i++)
-	{
-		if (wait(&status) < 0 || status != 0)
-			die("a process");
-	}
-	finished = options.requests * options.processes;
-	return options.processes;
 }
 
 
@@ -398,9 +264,9 @@ start(CURL *easy)
 	curl_multi_add_handle(multi, easy);
 }
 
-/* Take the answers that have come, and ask again.  Returns what is on its way. */
+/* Take the responses that have come, and send again.  Returns the requests in flight. */
 static int
-collect(int in_flight, long *connections)
+collect(int in_flight)
 {
 	CURLMsg    *message;
 	int			left;
@@ -408,11 +274,8 @@ collect(int in_flight, long *connections)
 	while ((message = curl_multi_info_read(multi, &left)) != NULL)
 	{
 		CURL	   *easy = message->easy_handle;
-		long		made = 0;
 
-		check_answer(easy, message->data.result);
-		curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &made);
-		*connections += made;
+		check_response(easy, message->data.result);
 		curl_multi_remove_handle(multi, easy);
 		in_flight--;
 		if (more())
@@ -427,7 +290,7 @@ collect(int in_flight, long *connections)
 }
 
 static void
-turn(void)
+run_once(void)
 {
 	struct epoll_event events[64];
 	double		left = timer_at == 0 ? 1 : timer_at - now();
@@ -459,12 +322,11 @@ turn(void)
 	}
 }
 
-static long
+static void
 run_multi(void)
 {
 	long		most = options.connections ? options.connections :
 											 options.at_once;
-	long		connections = 0;
 	int			in_flight = 0;
 
 	poller = epoll_create1(0);
@@ -487,11 +349,10 @@ run_multi(void)
 	}
 	while (in_flight > 0)
 	{
-		turn();
-		in_flight = collect(in_flight, &connections);
+		run_once();
+		in_flight = collect(in_flight);
 	}
 	curl_multi_cleanup(multi);
-	return connections;
 }
 
 
@@ -504,7 +365,7 @@ parse(int argc, char **argv)
 {
 	int			option;
 
-	while ((option = getopt(argc, argv, "n:s:c:p:lm:2:t:dw:")) != -1)
+	while ((option = getopt(argc, argv, "n:s:c:lm:2:d")) != -1)
 	{
 		switch (option)
 		{
@@ -517,9 +378,6 @@ parse(int argc, char **argv)
 			case 'c':
 				options.at_once = atoi(optarg);
 				break;
-			case 'p':
-				options.processes = atoi(optarg);
-				break;
 			case 'l':
 				options.lazy = true;
 				break;
@@ -530,25 +388,17 @@ parse(int argc, char **argv)
 				options.http2 = true;
 				options.authority = optarg;
 				break;
-			case 't':
-				options.authority = optarg;
-				break;
 			case 'd':
 				options.each = true;
-				break;
-			case 'w':
-				if (sscanf(optarg, "%lf,%lf", &options.least_wait,
-						   &options.most_wait) != 2)
-					exit(2);
 				break;
 			default:
 				exit(2);
 		}
 	}
 	if (optind + 2 != argc || options.at_once < 1 ||
-		options.at_once > MAX_AT_ONCE || options.processes < 1)
+		options.at_once > MAX_AT_ONCE)
 	{
-		fprintf(stderr, "usage: limits [options] raw|easy|multi|version URL\n");
+		fprintf(stderr, "usage: limits [options] easy|multi|version URL\n");
 		exit(2);
 	}
 	options.url = argv[optind + 1];
@@ -560,8 +410,6 @@ main(int argc, char **argv)
 	const char *what;
 	double		begin;
 	double		used;
-	double		wall;
-	long		connections;
 
 	parse(argc, argv);
 	what = argv[optind];
@@ -574,20 +422,14 @@ main(int argc, char **argv)
 	begin = now();
 	used = processor_time();
 	ends_at = begin + options.seconds;
-	if (strcmp(what, "raw") == 0)
-		connections = run_raw();
-	else if (strcmp(what, "easy") == 0 && options.processes == 1)
-		connections = run_easy();
-	else if (strcmp(what, "easy") == 0)
-		connections = run_processes();
+	if (strcmp(what, "easy") == 0)
+		run_easy();
 	else if (strcmp(what, "multi") == 0)
-		connections = run_multi();
+		run_multi();
 	else
 		die("what?");
-	wall = now() - begin;
-	used = processor_time() - used;
 	if (!options.each)
-		printf("%.1f %.2f %ld\n", finished / wall, used * 1e6 / finished,
-			   connections);
+		printf("%.1f %.2f\n", finished / (now() - begin),
+			   (processor_time() - used) * 1e6 / finished);
 	return 0;
 }
