@@ -31,7 +31,6 @@
 #include "clock.h"
 #include "anyvod.h"
 #include "expire.h"
-#include "http/client.h"
 #include "queue.h"
 #include "stat.h"
 #include "tracker.h"

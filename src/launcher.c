@@ -58,7 +58,6 @@
 #include "compat.h"
 #include "announce.h"
 #include "anyvod.h"
-#include "http/client.h"
 #include "launcher.h"
 #include "neighbour.h"
 #include "stat.h"

@@ -15,7 +15,6 @@
 #include "postgres.h"
 
 #include "clock.h"
-#include "http/client.h"
 #include "lister.h"
 #include "queue.h"
 #include "server/validate.h"

@@ -21,7 +21,6 @@
 
 #include "clock.h"
 #include "anyvod.h"
-#include "http/client.h"
 #include "pace.h"
 #include "settled.h"
 #include "stat_schedule.h"

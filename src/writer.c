@@ -21,7 +21,6 @@
 #include "utils/memutils.h"
 
 #include "clock.h"
-#include "http/client.h"
 #include "schedule.h"
 #include "stat.h"
 #include "writer.h"
