@@ -73,6 +73,7 @@ static struct
 {
 	bool		ready;
 	dlist_head	queued;			/* endpoints whose queue is not empty */
+	int			in_flight;		/* transfers that libcurl has */
 	bool		finished;		/* a transfer has, in this iteration */
 	bool		busy;			/* there was more to do than a slice allows */
 	uint64		number;			/* of the last transfer dispatched */
@@ -178,6 +179,7 @@ transfer_leave_libcurl(HttpTransfer *transfer, bool ended)
 	if (!ended)
 		(void) curl_easy_setopt(handle->easy, CURLOPT_FORBID_REUSE, 1L);
 	(void) curl_multi_remove_handle(transfer->multi->curl, handle->easy);
+	loop.in_flight--;
 	transfer->multi->in_flight--;
 	endpoint->in_flight--;
 	if (transfer->state == HTTP_CONNECTING)
@@ -421,7 +423,12 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 
 	if (multi == NULL || !multi_reserve(multi))
 	{
-		if (multi != NULL && multi->in_flight > 0)
+		multi_give_back(multi);
+		multi = multi_get(endpoint);
+	}
+	if (multi == NULL || !multi_reserve(multi))
+	{
+		if (loop.in_flight > 0)
 			return false;
 		transfer->denied = true;
 		loop_dequeue(transfer);
@@ -444,6 +451,7 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 	transfer->multi = multi;
 	transfer->state = HTTP_CONNECTING;
 	dlist_push_tail(&endpoint->connecting, &transfer->loop_node);
+	loop.in_flight++;
 	endpoint->in_flight++;
 	multi->in_flight++;
 	multi_act(multi, CURL_SOCKET_TIMEOUT, 0);

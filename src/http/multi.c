@@ -394,7 +394,7 @@ multi_get(HttpEndpoint *endpoint)
 	return *place;
 }
 
-/* Close the multi handles that take no requests and have none. */
+/* Close the multi handles that have no request and take none any more. */
 void
 multi_close_old(void)
 {
@@ -409,6 +409,44 @@ multi_close_old(void)
 			continue;
 		dlist_delete(&multi->node);
 		multi_close(multi);
+	}
+}
+
+/* Tell a multi handle how many connections it may have. */
+static void
+multi_set_connections(HttpMulti *multi)
+{
+	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_TOTAL_CONNECTIONS,
+							 (long) multi->connections);
+	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAXCONNECTS,
+							 (long) multi->connections);
+}
+
+/*
+ * Give back the descriptors of idle connections, for a multi handle that lacks
+ * them (NULL: that could not be made).
+ */
+void
+multi_give_back(const HttpMulti *lacking)
+{
+	dlist_iter	iter;
+
+	for (int i = 0; i < (int) lengthof(current); i++)
+	{
+		if (current[i] != lacking && current[i] != NULL &&
+			current[i]->in_flight == 0)
+			current[i] = NULL;
+	}
+	multi_close_old();
+	dlist_foreach(iter, &multis)
+	{
+		HttpMulti  *multi = dlist_container(HttpMulti, node, iter.cur);
+
+		if (multi == lacking || multi->connections <= multi->in_flight)
+			continue;
+		for (; multi->connections > multi->in_flight; multi->connections--)
+			ReleaseExternalFD();
+		multi_set_connections(multi);
 	}
 }
 
@@ -431,10 +469,7 @@ multi_reserve(HttpMulti *multi)
 	if (multi->connections == before)
 		return before >= wanted ||
 			(before > 0 && multi->kind == HTTP_KIND_MULTIPLEXED);
-	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_TOTAL_CONNECTIONS,
-							 (long) multi->connections);
-	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAXCONNECTS,
-							 (long) multi->connections);
+	multi_set_connections(multi);
 	if (multi->kind == HTTP_KIND_MULTIPLEXED)
 		(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_HOST_CONNECTIONS,
 								 (long) Max((n + STREAMS - 1) / STREAMS, 2));
