@@ -112,7 +112,7 @@ END
 $node->safe_psql('postgres', <<"END");
 CREATE EXTENSION anyvod;
 CREATE SERVER anyapi FOREIGN DATA WRAPPER anyvod OPTIONS (
-	base_url '@{[ $simulator->url ]}', timeout '300ms');
+	base_url '@{[ $simulator->url ]}', timeout '1s');
 CREATE SERVER echo FOREIGN DATA WRAPPER anyvod OPTIONS (
 	base_url 'http://127.0.0.1:$echo_port');
 CREATE SERVER refused FOREIGN DATA WRAPPER anyvod OPTIONS (
@@ -133,8 +133,8 @@ END
 # Ask about each in a session, and have each tracked.
 my %questions = (
 	anyapi => [
-		qw(image-good t600000-progress-running fail http500 http302 http401
-		  http403 http404 html notjson empty reset cut delay5000 unknown deep200
+		qw(image-good t600000-progress-running fail unknown http302 delay5000
+		  reset http500 http401 http403 http404 html notjson empty cut deep200
 		  huge100000 two oneapi)
 	],
 	echo => [
@@ -174,36 +174,31 @@ like($texts, qr/57014/, 'so is a cancelled statement');
 is($proxy->stats->{connections},
 	0, 'no session has come to the proxy of the environment');
 
-# Those that are refused the key pause the role, and come last.
-my %refused = map { $_ => 1 } qw(http403 http401 oneapi);
-
+# Failures in a row pause the server, so each has a task that is well beside it;
+# a refused key pauses the role.
+my $well = 0;
+foreach my $task_id ('http302', 'delay5000', 'reset', 'unknown', 'http403')
+{
+	$well++;
+	$node->safe_psql('postgres', 'INSERT INTO anyvod_tasks (task_id) VALUES'
+		  . " ('image-good-$well'), ('$task_id-anyapi')");
+	ok( wait_until(
+			sub { $simulator->task_requests("$task_id-anyapi") > 0 }),
+		"the worker has asked about $task_id");
+}
+ok( poll_until(
+		$node,
+		'SELECT count(*) > 0 FROM anyvod_tasks'
+		  . " WHERE task_id LIKE 'image-good-%' AND state = 'succeeded'"),
+	'the worker asks with the key');
 foreach my $server (sort keys %questions)
 {
 	$node->safe_psql('postgres',
 		'INSERT INTO anyvod_tasks (task_id, server) VALUES '
 		  . join(', ',
-			map { "('$_-$server', '$server')" }
-			  grep { !$refused{$_} } @{ $questions{$server} }));
+			map { "('$_-$server', '$server')" } @{ $questions{$server} })
+		  . ' ON CONFLICT DO NOTHING');
 }
-ok( poll_until(
-		$node,
-		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-good-anyapi'",
-		'succeeded',
-		200),
-	'the worker asks with the key');
-
-# The worker pauses a server in trouble, so that all of this takes a while.
-foreach my $task_id ('http302', 'delay5000', 'reset', 'unknown', 'http403')
-{
-	$node->safe_psql('postgres',
-		"INSERT INTO anyvod_tasks (task_id) VALUES ('$task_id-anyapi')")
-	  if $refused{$task_id};
-	ok( wait_until(
-			sub { $simulator->task_requests("$task_id-anyapi") > 0 }),
-		"the worker has asked about $task_id");
-}
-$node->safe_psql('postgres',
-	"INSERT INTO anyvod_tasks (task_id) VALUES ('http401-anyapi'), ('oneapi-anyapi')");
 my $activity = '';
 ok( wait_until(
 		sub {
