@@ -222,7 +222,7 @@ my $back = 'ALTER SERVER anyapi OPTIONS (SET base_url '
 
 ($more) = changed_during($wait, $there);
 cmp_ok($more, '<=', 1, 'anyvod_wait hears ALTER SERVER');
-cmp_ok($other->task_requests('t600000-w'), '>', 5, 'and goes on there');
+cmp_ok($other->task_requests('t600000-w'), '>', 0, 'and goes on there');
 sql($back);
 ($more) = changed_during($many, $there);
 cmp_ok($more, '<=', 1, 'anyvod_query_many hears ALTER SERVER');
