@@ -266,7 +266,9 @@ like($error, qr/HV00N.*DETAIL:  The connection could not be opened.*HINT:  .*"pr
   run_query($session, "SELECT anyvod_query('image-1', 'is_mute')");
 like($error, qr/HV000.*DETAIL:  The proxy did not open a connection within \d+ ms/s,
 	'a proxy that says nothing is a timeout');
-is_deeply([ $front->requests('h2') ], [], 'nothing came to the gateway');
+# (The slow one of before may still come to its end.)
+is_deeply([ grep { $_->{path} =~ /image-1$/ } $front->requests('h2') ],
+	[], 'nothing came to the gateway');
 unlike($_->heard, qr/$key|Authorization|tencent-vod/i,
 	'and the proxy saw neither key nor path')
   foreach map { $peers{$_} } sort keys %peers;

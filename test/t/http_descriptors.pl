@@ -91,5 +91,20 @@ sub inherited
 is_deeply(inherited(2), inherited(0),
 	'A program that a session starts inherits nothing of its requests.');
 
+# Connections of one kind that are idle leave room for those of the other.
+my $plenty = start_simulator();
+add_server($node, 'plenty', $plenty->url, "max_concurrency '100'");
+add_server($node, 'over_tls', 'https://127.0.0.1:1');
+cmp_ok(
+	$session->query_safe(
+		'SELECT count(response) FROM anyvod_query_many(ARRAY(SELECT'
+		  . " 'image-delay100-' || i FROM generate_series(1, 100) AS i), 'plenty')"
+	),
+	'==',
+	100,
+	'As many connections as there may be carry 100 requests.');
+is(sqlstate($session, 'image-1', 'over_tls'),
+	'HV00N', 'A descriptor is there for a connection over TLS.');
+
 close_session($session);
 done_testing();
