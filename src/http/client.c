@@ -264,7 +264,7 @@ http_has_finished(HttpBatch *batch)
 /*
  * Take a request of the batch that has finished, the first first; NULL if
  * there is none.  It stays in the batch until it is released.  The key is
- * blacked out in what it holds, which takes time where that is much: raises
+ * redacted in what it holds, which takes time where that is much: raises
  * whatever CHECK_FOR_INTERRUPTS() raises.
  */
 HttpRequest *

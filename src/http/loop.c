@@ -316,6 +316,7 @@ loop_repeat(HttpTransfer *transfer)
 	transfer_leave_libcurl(transfer, true);
 	transfer->request.body_len = 0;
 	transfer->opened = transfer->request.connected = false;
+	transfer->denied = transfer->no_memory = false;
 	if (endpoint->kind == HTTP_KIND_SERIAL)
 		transfer->fresh = true;
 	else

@@ -142,6 +142,7 @@ socket_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	made->ours = true;
 	made->opener = transfer->number;
 	transfer->opened = true;
+	transfer->denied = transfer->no_memory = false; /* of another address */
 
 	/* A second connection while the first carries a request: one is not
 	 * enough for both. */

@@ -4,7 +4,7 @@
  *		How a transfer ended.
  *
  * libcurl's code, its times and what our callbacks noted become a result, a
- * phase and a message.  The key is blacked out wherever a gateway repeated it.
+ * phase and a message.  The key is redacted wherever a gateway repeated it.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -308,7 +308,7 @@ redact_match(const char *key, const char *text, const char *end, size_t *work)
 	return *key == '\0' ? at - text : 0;
 }
 
-/* Black out all occurrences of a key in some text. */
+/* Redact all occurrences of a key in some text. */
 static void
 redact_text(const char *key, char *text, size_t len)
 {
@@ -342,7 +342,7 @@ redact_text(const char *key, char *text, size_t len)
 }
 
 /*
- * Black out the key where a gateway repeats it, most likely in a complaint
+ * Redact the key where a gateway repeats it, most likely in a complaint
  * about it, so that it cannot get into an error, a log or a table.  (A key
  * that is too short to be one may stand in a response by chance.)  Raises
  * whatever CHECK_FOR_INTERRUPTS() raises, and then has to be called again.

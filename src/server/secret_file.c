@@ -212,7 +212,7 @@ secret_file_get(SecretKind kind, const char *path, int elevel)
 								  sizeof(SecretFile) + strlen(path) + 1);
 	file->content = MemoryContextAlloc(CacheMemoryContext, max_len[kind] + 2);
 	file->kind = kind;
-	strcpy(file->path, path);
+	memcpy(file->path, path, strlen(path) + 1);
 	if (!file_read(file, &problem) || !file_check(file, &problem))
 	{
 		file_free(file);
