@@ -29,34 +29,34 @@
 MODULE_big = anyvod
 OBJS = \
 	$(WIN32RES) \
-	src/announce.o \
+	src/control/announce.o \
 	src/anyvod.o \
-	src/change.o \
-	src/expire.o \
+	src/table/change.o \
+	src/worker/expire.o \
 	src/http/client.o \
 	src/http/event_loop.o \
 	src/http/handles.o \
 	src/http/loop.o \
 	src/http/multi.o \
 	src/http/result.o \
-	src/launcher.o \
-	src/lister.o \
-	src/neighbour.o \
-	src/pace.o \
-	src/plan.o \
-	src/question.o \
-	src/queue.o \
+	src/launcher/launcher.o \
+	src/worker/lister.o \
+	src/control/neighbour.o \
+	src/worker/pace.o \
+	src/schedule/plan.o \
+	src/worker/question.o \
+	src/worker/queue.o \
 	src/response/answer.o \
 	src/response/document.o \
 	src/response/sanitize.o \
 	src/response/to_datum.o \
 	src/response/value.o \
-	src/schedule.o \
+	src/schedule/schedule.o \
 	src/server/options.o \
 	src/server/secret_file.o \
 	src/server/settings.o \
 	src/server/validate.o \
-	src/settled.o \
+	src/table/settled.o \
 	src/sql/errors.o \
 	src/sql/parse.o \
 	src/sql/query.o \
@@ -64,11 +64,11 @@ OBJS = \
 	src/sql/request.o \
 	src/sql/triggers.o \
 	src/sql/wait.o \
-	src/stat.o \
-	src/stat_schedule.o \
-	src/tracker.o \
-	src/worker.o \
-	src/writer.o
+	src/control/stat.o \
+	src/control/stat_schedule.o \
+	src/table/tracker.o \
+	src/worker/worker.o \
+	src/worker/writer.o
 PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"
 
 EXTENSION = anyvod

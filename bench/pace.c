@@ -28,7 +28,7 @@
 #include <math.h>
 
 #include "distribution.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 #define SECOND INT64CONST(1000000)
 #define MILLISECOND INT64CONST(1000)

@@ -26,7 +26,7 @@
 #include <time.h>
 
 #include "distribution.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 #define SECOND INT64CONST(1000000)
 

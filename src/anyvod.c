@@ -19,9 +19,9 @@
 #include "utils/guc.h"
 
 #include "anyvod.h"
-#include "launcher.h"
-#include "stat.h"
-#include "stat_schedule.h"
+#include "launcher/launcher.h"
+#include "control/stat.h"
+#include "control/stat_schedule.h"
 
 PG_MODULE_MAGIC;
 

@@ -26,10 +26,12 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 PURE = answer document plan sanitize schedule value validate
 HELPERS = bytes expected memory sound
 HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/*.h \
-	$(TOP)/src/response/*.h $(TOP)/src/server/validate.h)
+	$(TOP)/src/response/*.h $(TOP)/src/schedule/*.h \
+	$(TOP)/src/server/validate.h)
 OBJECTS = $(PURE:%=$(BUILD)/%.o) $(HELPERS:%=$(BUILD)/%.o)
 
-VPATH = $(HERE):$(UNIT):$(TOP)/src:$(TOP)/src/response:$(TOP)/src/server
+VPATH = $(HERE):$(UNIT):$(TOP)/src:$(TOP)/src/response:\
+	$(TOP)/src/schedule:$(TOP)/src/server
 
 $(BUILD)/%.o: %.c $(HEADERS)
 	@mkdir -p $(BUILD)

@@ -27,9 +27,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "announce.h"
+#include "control/announce.h"
 #include "anyvod.h"
-#include "launcher.h"
+#include "launcher/launcher.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
 PG_FUNCTION_INFO_V1(anyvod_tasks_turned);

@@ -39,11 +39,11 @@
 #include "utils/timestamp.h"
 
 #include "clock.h"
-#include "launcher.h"
+#include "launcher/launcher.h"
 #include "response/to_datum.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 #include "sql/request.h"
-#include "tracker.h"
+#include "table/tracker.h"
 
 PG_FUNCTION_INFO_V1(anyvod_wait);
 PG_FUNCTION_INFO_V1(anyvod_wait_all);

@@ -13,7 +13,7 @@
 #include <limits.h>
 
 #include "check.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 #define SECOND INT64CONST(1000000)
 

@@ -14,8 +14,8 @@
 #include <math.h>
 
 #include "check.h"
-#include "plan.h"
-#include "schedule.h"
+#include "schedule/plan.h"
+#include "schedule/schedule.h"
 
 #define SECOND INT64CONST(1000000)
 #define KEYS 4

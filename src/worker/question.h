@@ -12,9 +12,9 @@
 
 #include "response/answer.h"
 #include "http/client.h"
-#include "queue.h"
-#include "tracker.h"
-#include "writer.h"
+#include "worker/queue.h"
+#include "table/tracker.h"
+#include "worker/writer.h"
 
 /* A question that is on its way: what its row said when it was asked. */
 typedef struct Question

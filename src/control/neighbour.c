@@ -32,8 +32,8 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
-#include "announce.h"
-#include "neighbour.h"
+#include "control/announce.h"
+#include "control/neighbour.h"
 
 static object_access_hook_type prev_object_access_hook = NULL;
 

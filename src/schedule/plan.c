@@ -27,7 +27,7 @@
 
 #include <math.h>
 
-#include "plan.h"
+#include "schedule/plan.h"
 
 /*
  * Behind the table's end, and where next to no task of the table is left,

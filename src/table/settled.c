@@ -15,8 +15,8 @@
 #include "utils/timestamp.h"
 
 #include "response/to_datum.h"
-#include "settled.h"
-#include "tracker.h"
+#include "table/settled.h"
+#include "table/tracker.h"
 
 typedef struct SettledReading
 {

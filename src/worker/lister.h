@@ -10,8 +10,8 @@
 #ifndef ANYVOD_LISTER_H
 #define ANYVOD_LISTER_H
 
-#include "queue.h"
-#include "tracker.h"
+#include "worker/queue.h"
+#include "table/tracker.h"
 
 /* A task that is due, and of which its row says no more than the task. */
 typedef void (*ListerVisit)(const QueueTask *task);

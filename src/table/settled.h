@@ -11,7 +11,7 @@
 #define ANYVOD_SETTLED_H
 
 #include "datatype/timestamp.h"
-#include "tracker.h"
+#include "table/tracker.h"
 
 /* A settled row whose task's course is known.  Strings are UTF-8. */
 typedef struct SettledRow

@@ -32,7 +32,7 @@
 #include "compat.h"
 #include "anyvod.h"
 #include "response/to_datum.h"
-#include "stat_schedule.h"
+#include "control/stat_schedule.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_schedules);
 PG_FUNCTION_INFO_V1(anyvod_forecast_of);

@@ -21,10 +21,10 @@
 
 #include "clock.h"
 #include "anyvod.h"
-#include "pace.h"
-#include "settled.h"
-#include "stat_schedule.h"
-#include "tracker.h"
+#include "worker/pace.h"
+#include "table/settled.h"
+#include "control/stat_schedule.h"
+#include "table/tracker.h"
 
 #define SECOND INT64CONST(1000000)
 

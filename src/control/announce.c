@@ -36,9 +36,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "announce.h"
-#include "launcher.h"
-#include "neighbour.h"
+#include "control/announce.h"
+#include "launcher/launcher.h"
+#include "control/neighbour.h"
 
 /* The table, by the name that a command gives it. */
 #define ANNOUNCE_TABLE "anyvod_tasks"

@@ -33,7 +33,7 @@
 #include "utils/memutils.h"
 
 #include "clock.h"
-#include "queue.h"
+#include "worker/queue.h"
 #include "server/validate.h"
 
 #define SECOND INT64CONST(1000000)

@@ -25,7 +25,7 @@
 #include "utils/queryenvironment.h"
 #include "utils/timestamp.h"
 
-#include "change.h"
+#include "table/change.h"
 #include "response/to_datum.h"
 
 /* Columns of a change, in the order of the parameters that write them. */

@@ -12,7 +12,7 @@
 
 #include "response/answer.h"
 #include "http/result.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 /* For the library's load, in the postmaster. */
 extern void stat_init(void);

@@ -13,7 +13,7 @@
 #define ANYVOD_PACE_H
 
 #include "response/answer.h"
-#include "queue.h"
+#include "worker/queue.h"
 
 extern void pace_init(void);
 

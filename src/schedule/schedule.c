@@ -23,8 +23,8 @@
 
 #include <math.h>
 
-#include "plan.h"
-#include "schedule.h"
+#include "schedule/plan.h"
+#include "schedule/schedule.h"
 
 #define SECOND INT64CONST(1000000)
 

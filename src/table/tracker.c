@@ -56,9 +56,9 @@
 
 #include "compat.h"
 #include "anyvod.h"
-#include "change.h"
-#include "stat.h"
-#include "tracker.h"
+#include "table/change.h"
+#include "control/stat.h"
+#include "table/tracker.h"
 
 /* A trigger that catches that is told again after so long, in milliseconds. */
 #define TRACKER_INSIST 200

@@ -15,8 +15,8 @@
 #include "postgres.h"
 
 #include "clock.h"
-#include "lister.h"
-#include "queue.h"
+#include "worker/lister.h"
+#include "worker/queue.h"
 #include "server/validate.h"
 
 #define SECOND INT64CONST(1000000)

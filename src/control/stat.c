@@ -45,9 +45,9 @@
 #include "clock.h"
 #include "compat.h"
 #include "anyvod.h"
-#include "launcher.h"
-#include "queue.h"
-#include "stat.h"
+#include "launcher/launcher.h"
+#include "worker/queue.h"
+#include "control/stat.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_workers);
 PG_FUNCTION_INFO_V1(anyvod_stat_get_servers);

@@ -22,13 +22,13 @@
 #include "response/answer.h"
 #include "anyvod.h"
 #include "http/client.h"
-#include "pace.h"
-#include "question.h"
-#include "queue.h"
-#include "schedule.h"
-#include "stat.h"
-#include "tracker.h"
-#include "writer.h"
+#include "worker/pace.h"
+#include "worker/question.h"
+#include "worker/queue.h"
+#include "schedule/schedule.h"
+#include "control/stat.h"
+#include "table/tracker.h"
+#include "worker/writer.h"
 
 #define SECOND INT64CONST(1000000)
 

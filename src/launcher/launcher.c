@@ -56,11 +56,11 @@
 
 #include "clock.h"
 #include "compat.h"
-#include "announce.h"
+#include "control/announce.h"
 #include "anyvod.h"
-#include "launcher.h"
-#include "neighbour.h"
-#include "stat.h"
+#include "launcher/launcher.h"
+#include "control/neighbour.h"
+#include "control/stat.h"
 
 /* A worker that fails is started again after so long, doubling each time. */
 #define LAUNCHER_FIRST_BACKOFF 200

@@ -30,10 +30,10 @@
 
 #include "clock.h"
 #include "anyvod.h"
-#include "expire.h"
-#include "queue.h"
-#include "stat.h"
-#include "tracker.h"
+#include "worker/expire.h"
+#include "worker/queue.h"
+#include "control/stat.h"
+#include "table/tracker.h"
 
 #define SECOND INT64CONST(1000000)
 

@@ -21,9 +21,9 @@
 #include "utils/memutils.h"
 
 #include "clock.h"
-#include "schedule.h"
-#include "stat.h"
-#include "writer.h"
+#include "schedule/schedule.h"
+#include "control/stat.h"
+#include "worker/writer.h"
 
 #define SECOND INT64CONST(1000000)
 

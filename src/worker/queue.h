@@ -16,7 +16,7 @@
 #include "datatype/timestamp.h"
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 #include "server/settings.h"
 
 /* "No time", for functions that give a time to wait for. */

@@ -10,7 +10,7 @@
 #ifndef ANYVOD_STAT_SCHEDULE_H
 #define ANYVOD_STAT_SCHEDULE_H
 
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 /* For the library's load, in the postmaster. */
 extern void stat_schedule_init(void);

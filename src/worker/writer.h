@@ -11,8 +11,8 @@
 #define ANYVOD_WRITER_H
 
 #include "lib/ilist.h"
-#include "queue.h"
-#include "tracker.h"
+#include "worker/queue.h"
+#include "table/tracker.h"
 
 /* While so many changes wait to be written, nothing new should be asked. */
 #define WRITER_BACKLOG 1000

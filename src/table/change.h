@@ -10,7 +10,7 @@
 #ifndef ANYVOD_CHANGE_H
 #define ANYVOD_CHANGE_H
 
-#include "tracker.h"
+#include "table/tracker.h"
 #include "utils/tuplestore.h"
 
 /* What the table of changes is called in a statement. */
