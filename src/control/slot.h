@@ -1,0 +1,121 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.h
+ *		The slot of a database: who serves it, and what is announced to it.
+ *
+ * A database with work has a slot in shared memory.  Sessions announce there
+ * what they have committed, the launcher starts a worker for it, the worker
+ * looks there for what is new.  All of a slot is guarded by the one lock of
+ * shmem.h.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ANYVOD_SLOT_H
+#define ANYVOD_SLOT_H
+
+#include "lib/stringinfo.h"
+
+/* Ids of new pending rows that a slot or a session keeps, in bytes. */
+#define SLOT_NEW_IDS_SIZE 8192
+
+/*
+ * The states of a slot, and who changes them: S a session, L the launcher, W
+ * the worker.  "pid" is set in the states of the right column, and may be in
+ * BLOCKED.
+ *
+ *		FREE ---S,L: work--> WANTED <--> QUEUED, NO_PROCESS (L: what is missing)
+ *							   |
+ *							   L: starts a worker
+ *							   v
+ *		FREE <--W: leaves-- STARTING --W: serves--> SERVING --W: leaves--> FREE
+ *							   |					   |
+ *							   |	L: others wait --> FINISHING --W--> WANTED
+ *							   |	S: settings -----> RESTARTING --W--> WANTED
+ *							   v
+ *		WANTED <--L: later-- FAILED, BACKOFF <--- W, L: it ended otherwise
+ *
+ *		any but FREE --S: a command wants the database--> BLOCKED
+ *		BLOCKED --S, L: it has ended--> WANTED, SERVING if the worker stayed
+ *		WANTED --L: no connections allowed--> CLOSED --S, L: work--> WANTED
+ */
+typedef enum SlotState
+{
+	SLOT_FREE,					/* nothing is to be done */
+	SLOT_CLOSED,				/* work is known, but nobody may connect */
+	SLOT_WANTED,				/* a worker is to be started */
+	SLOT_QUEUED,				/* the same, but max_databases are served */
+	SLOT_NO_PROCESS,			/* the same, but no process slot was free */
+	SLOT_STARTING,				/* a worker starts, or makes its first scan */
+	SLOT_SERVING,				/* it has work, or waits for some */
+	SLOT_FINISHING,				/* it was told that others wait */
+	SLOT_RESTARTING,			/* it was told that its settings are old */
+	SLOT_FAILED,				/* it ended without having left */
+	SLOT_BACKOFF,				/* the same; the next one starts in a while */
+	SLOT_BLOCKED,				/* commands want it without a worker */
+} SlotState;
+
+/* A slot.  Where nothing else is said, who announces or serves writes. */
+typedef struct Slot
+{
+	SlotState	state;
+	pid_t		pid;			/* attached worker, which writes it; else 0 */
+	uint32		work;			/* how often work was announced */
+	uint32		commands;		/* how often commands were */
+	bool		has_blocked;	/* the worker wants to know of commands */
+	int64		wanted_since;	/* in WANTED, QUEUED, NO_PROCESS: the queue's
+								 * order; monotonic_us() */
+	int64		serving_since;	/* of the worker; monotonic_us() */
+	int			blocks;			/* commands that want it without a worker */
+	pid_t		blocked_by;		/* the session of the latest */
+	uint32		prepared;		/* how often transactions were prepared that may
+								 * make work; the launcher resets it */
+	bool		scan;			/* pending rows are to be scanned */
+	int			new_ids_len;
+	char		new_ids[SLOT_NEW_IDS_SIZE]; /* null-terminated, one after
+											 * another */
+} Slot;
+
+/* What a worker is told. */
+typedef struct SlotSignals
+{
+	uint32		work;			/* how often work was announced */
+	uint32		commands;		/* how often a command committed that may
+								 * unblock something */
+	bool		leave;			/* at once: a command wants the database, or
+								 * settings have changed */
+	bool		finish;			/* others wait: poll nothing more, write what
+								 * is in flight, then leave */
+} SlotSignals;
+
+/* For the worker. */
+extern void slot_attach(void);
+extern bool slot_is_worker(void);
+extern void slot_set_serving(void);
+extern SlotSignals slot_signals(void);
+extern bool slot_take_new_ids(StringInfo ids);
+extern void slot_set_blocked(bool blocked);
+extern void slot_wake_waiters(void);
+extern bool slot_leave(uint32 work);
+extern void slot_yield(void);
+extern void slot_note_own(const char *task_id);
+
+/* For sessions: at commit. */
+extern void slot_announce_work(Oid database, const char *ids, int len,
+							   bool scan);
+extern void slot_announce_prepared(Oid database);
+extern void slot_announce_commands(Oid database);
+extern void slot_announce_settings(Oid database);
+extern pid_t slot_block(Oid database);
+extern void slot_unblock(Oid database);
+
+/* For sessions: waiting for rows. */
+extern const char *slot_missing(const char **hint);
+extern void slot_sleep(long timeout);
+extern void slot_end_sleep(void);
+
+/* For all. */
+extern void slot_set_latch(pid_t pid);
+
+#endif							/* ANYVOD_SLOT_H */
