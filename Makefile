@@ -29,7 +29,6 @@
 MODULE_big = anyvod
 OBJS = \
 	$(WIN32RES) \
-	src/control/announce.o \
 	src/anyvod.o \
 	src/table/change.o \
 	src/worker/expire.o \
@@ -41,7 +40,6 @@ OBJS = \
 	src/http/result.o \
 	src/launcher/launcher.o \
 	src/worker/lister.o \
-	src/control/neighbour.o \
 	src/worker/pace.o \
 	src/schedule/plan.o \
 	src/worker/question.o \
@@ -64,7 +62,12 @@ OBJS = \
 	src/sql/request.o \
 	src/sql/triggers.o \
 	src/sql/wait.o \
-	src/control/stat.o \
+	src/control/counters.o \
+	src/control/database_hooks.o \
+	src/control/shmem.o \
+	src/control/slot.o \
+	src/control/xact_hooks.o \
+	src/sql/stat_views.o \
 	src/control/stat_schedule.o \
 	src/table/tracker.o \
 	src/worker/worker.o \

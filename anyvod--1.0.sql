@@ -209,8 +209,7 @@ CREATE POLICY anyvod_tasks_own ON @extschema@.anyvod_tasks
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.anyvod_tasks TO PUBLIC;
 
--- Noticing work: once a statement in an ordinary session, once a row where
--- logical replication applies changes, which fires row triggers only.
+-- Noticing work, in sessions and where logical replication applies changes.
 CREATE FUNCTION @extschema@.anyvod_tasks_changed()
 RETURNS trigger
 LANGUAGE C
@@ -220,19 +219,12 @@ REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_tasks_changed() FROM PUBLIC;
 CREATE TRIGGER anyvod_tasks_changed
     AFTER INSERT OR UPDATE OF task_id, state, server, owner
     ON @extschema@.anyvod_tasks
-    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
 ALTER TABLE @extschema@.anyvod_tasks
     ENABLE ALWAYS TRIGGER anyvod_tasks_changed;
 
-CREATE TRIGGER anyvod_tasks_applied
-    AFTER INSERT OR UPDATE OF task_id, state, server, owner
-    ON @extschema@.anyvod_tasks
-    FOR EACH ROW EXECUTE FUNCTION @extschema@.anyvod_tasks_changed();
-ALTER TABLE @extschema@.anyvod_tasks
-    ENABLE REPLICA TRIGGER anyvod_tasks_applied;
-
--- A row that is to be asked for again starts anew; one that a user settles
--- gets its settled_at.  Which rows those are the function finds out.
+-- A row that is to be polled again starts anew; one that a user settles, or
+-- inserts as settled, gets its settled_at.  Which rows those are the function finds out.
 CREATE FUNCTION @extschema@.anyvod_tasks_turned()
 RETURNS trigger
 LANGUAGE C
@@ -240,7 +232,7 @@ AS 'MODULE_PATHNAME';
 REVOKE EXECUTE ON FUNCTION @extschema@.anyvod_tasks_turned() FROM PUBLIC;
 
 CREATE TRIGGER anyvod_tasks_turned
-    BEFORE UPDATE OF task_id, state, server, owner
+    BEFORE INSERT OR UPDATE OF task_id, state, server, owner
     ON @extschema@.anyvod_tasks
     FOR EACH ROW EXECUTE FUNCTION @extschema@.anyvod_tasks_turned();
 
@@ -259,12 +251,8 @@ COMMENT ON FUNCTION @extschema@.anyvod_wake() IS
 
 CREATE FUNCTION @extschema@.anyvod_stat_get_workers(
     OUT datid oid, OUT pid integer, OUT state text, OUT hint text,
-    OUT pending bigint, OUT in_flight bigint, OUT due bigint, OUT late bigint,
-    OUT polls bigint, OUT running bigint, OUT succeeded bigint,
-    OUT failed bigint, OUT no_output bigint, OUT auth bigint,
-    OUT rate_limited bigint, OUT unknown_task bigint, OUT transient bigint,
-    OUT rejected bigint, OUT unreadable bigint, OUT no_answer bigint,
-    OUT changes_written bigint, OUT unchanged bigint,
+    OUT pending bigint, OUT oldest_due timestamptz, OUT in_flight bigint,
+    OUT polls bigint, OUT changes_written bigint, OUT unchanged bigint,
     OUT request_p50_ms double precision, OUT request_p95_ms double precision,
     OUT request_p99_ms double precision,
     OUT detection_p50_ms double precision,
@@ -279,10 +267,8 @@ COMMENT ON FUNCTION @extschema@.anyvod_stat_get_workers() IS
     'what anyvod_stat_worker shows';
 
 CREATE VIEW @extschema@.anyvod_stat_worker WITH (security_invoker = true) AS
-    SELECT d.datname, w.pid, w.state, w.hint, w.pending, w.in_flight,
-           w.due, w.late, w.polls, w.running, w.succeeded, w.failed, w.no_output, w.auth,
-           w.rate_limited, w.unknown_task, w.transient, w.rejected,
-           w.unreadable, w.no_answer, w.changes_written, w.unchanged,
+    SELECT d.datname, w.pid, w.state, w.hint, w.pending, w.oldest_due,
+           w.in_flight, w.polls, w.changes_written, w.unchanged,
            w.request_p50_ms, w.request_p95_ms, w.request_p99_ms,
            w.detection_p50_ms, w.detection_p95_ms,
            w.last_error, w.last_error_at, w.restarts, w.started_at,
@@ -300,10 +286,10 @@ CREATE FUNCTION @extschema@.anyvod_stat_get_servers(
     OUT running bigint, OUT succeeded bigint,
     OUT failed bigint, OUT no_output bigint, OUT auth bigint,
     OUT rate_limited bigint, OUT unknown_task bigint, OUT transient bigint,
-    OUT rejected bigint, OUT unreadable bigint, OUT no_answer bigint,
+    OUT rejected bigint, OUT unreadable bigint, OUT no_response bigint,
     OUT connections bigint,
-    OUT last_trouble text, OUT last_trouble_detail text,
-    OUT last_trouble_at timestamptz)
+    OUT last_error text, OUT last_error_detail text,
+    OUT last_error_at timestamptz)
 RETURNS SETOF record
 LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 4
 AS 'MODULE_PATHNAME';
@@ -312,10 +298,15 @@ COMMENT ON FUNCTION @extschema@.anyvod_stat_get_servers() IS
     'what anyvod_stat_server shows';
 
 CREATE VIEW @extschema@.anyvod_stat_server WITH (security_invoker = true) AS
-    SELECT * FROM @extschema@.anyvod_stat_get_servers();
+    SELECT server, mapped_role, state, paused_until, paused_why, requests,
+           in_flight, running, succeeded, failed, no_output, auth,
+           rate_limited, unknown_task, transient, rejected, unreadable,
+           no_response, connections, last_error, last_error_detail,
+           last_error_at
+    FROM @extschema@.anyvod_stat_get_servers();
 
 COMMENT ON VIEW @extschema@.anyvod_stat_server IS
-    'how servers do that the worker of this database has asked; one row for each server and user mapping';
+    'how servers do that the worker of this database has polled; one row for each server and user mapping';
 
 GRANT SELECT ON @extschema@.anyvod_stat_worker,
     @extschema@.anyvod_stat_server TO PUBLIC;
@@ -478,7 +469,7 @@ CREATE VIEW @extschema@.anyvod_dashboard WITH (security_invoker = true) AS
                THEN pg_catalog.concat_ws(': ', t.error_code, t.error_message)
                WHEN t.state <> 'pending' THEN NULL
                WHEN w.state IS NULL
-               THEN 'nobody asks: is anyvod preloaded?'
+               THEN 'nobody polls: is anyvod preloaded?'
                WHEN w.state NOT IN ('starting', 'serving', 'idle', 'ended')
                THEN 'worker: ' || w.state
                WHEN s.state = 'paused'
@@ -486,12 +477,12 @@ CREATE VIEW @extschema@.anyvod_dashboard WITH (security_invoker = true) AS
                     || pg_catalog.to_char(s.paused_until, 'HH24:MI:SS')
                     || ': ' || s.paused_why
                WHEN t.status IS NULL
-                    AND s.last_trouble_at
+                    AND s.last_error_at
                         > pg_catalog.now() - interval '1 minute'
                THEN pg_catalog.concat_ws(' ',
-                        'no answer yet; server trouble:',
-                        s.last_trouble, s.last_trouble_detail)
-               WHEN t.status IS NULL THEN 'no answer yet'
+                        'no response yet; server error:',
+                        s.last_error, s.last_error_detail)
+               WHEN t.status IS NULL THEN 'no response yet'
                WHEN pg_catalog.lower(t.status) = 'waiting'
                THEN 'in the gateway''s queue'
            END, 60) AS why

@@ -137,7 +137,7 @@ CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_dashboard
 CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_dashboard
 	WHERE why ~ '^server paused until \d\d:\d\d:\d\d: auth$' AND task_id = 'http401-looks'$$);
 CALL regress_helpers.wait_for($$count(*) = 1 FROM anyvod_dashboard
-	WHERE why ~ '^no answer yet; server trouble: transient HTTP 503$' AND task_id = 'http503-looks'$$);
+	WHERE why ~ '^no response yet; server error: transient HTTP 503$' AND task_id = 'http503-looks'$$);
 CALL regress_helpers.wait_for($$bar = '██████░░░░░░░░░░░░░░  30 %' AND why IS NULL FROM anyvod_dashboard WHERE task_id = 't3600000-jump30-looks'$$);
 ALTER SYSTEM SET anyvod.worker = off;
 SELECT pg_reload_conf();

@@ -354,7 +354,6 @@ ALTER TABLE anyvod_tasks DISABLE TRIGGER USER;
 INSERT INTO anyvod_tasks (task_id) VALUES ('image-woken');
 ALTER TABLE anyvod_tasks ENABLE TRIGGER anyvod_tasks_turned;
 ALTER TABLE anyvod_tasks ENABLE ALWAYS TRIGGER anyvod_tasks_changed;
-ALTER TABLE anyvod_tasks ENABLE REPLICA TRIGGER anyvod_tasks_applied;
 SELECT anyvod_wake();
 CALL regress_tasks.wait_until_settled();
 -- replication fires the row trigger

@@ -3,8 +3,8 @@
  * anyvod.c
  *		Loading the library: its magic and its settings.
  *
- * Where the library is preloaded, launcher.c is asked to register what runs
- * in the background.  Everything else has a room of its own.
+ * Where the library is preloaded, shared memory, the hooks of sessions and the
+ * launcher are set up from here.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -19,9 +19,11 @@
 #include "utils/guc.h"
 
 #include "anyvod.h"
-#include "launcher/launcher.h"
-#include "control/stat.h"
+#include "control/database_hooks.h"
+#include "control/shmem.h"
 #include "control/stat_schedule.h"
+#include "control/xact_hooks.h"
+#include "launcher/launcher.h"
 
 PG_MODULE_MAGIC;
 
@@ -105,8 +107,12 @@ _PG_init(void)
 
 	if (process_shared_preload_libraries_in_progress)
 	{
-		launcher_init();
-		stat_init();
+		shmem_init();
 		stat_schedule_init();
+		if (IsBinaryUpgrade)
+			return;
+		xact_hooks_init();
+		database_hooks_init();
+		launcher_register();
 	}
 }

@@ -12,7 +12,7 @@
 
 extern bool anyvod_worker;		/* tracked tasks are asked for */
 extern bool anyvod_notify;		/* NOTIFY when a row is settled */
-extern int	anyvod_max_databases;	/* places in shared memory */
+extern int	anyvod_max_databases;	/* that are served at once */
 extern int	anyvod_idle_timeout;	/* milliseconds */
 extern int	anyvod_detection_delay; /* milliseconds */
 extern int	anyvod_poll_floor;	/* milliseconds */

@@ -80,7 +80,7 @@ typedef struct CountersServer
  */
 typedef struct Counters
 {
-	bool		attached;		/* a worker counts */
+	pid_t		worker;			/* that counts, 0: none */
 	TimestampTz started_at;		/* of the latest worker, 0: there was none */
 	TimestampTz left_at;		/* of the latest worker that left */
 	TimestampTz reset_at;		/* since when is counted */

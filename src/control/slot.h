@@ -72,6 +72,7 @@ typedef struct Slot
 	uint32		prepared;		/* how often transactions were prepared that may
 								 * make work; the launcher resets it */
 	bool		scan;			/* pending rows are to be scanned */
+	bool		lazy;			/* nothing but a scan was asked for */
 	int			new_ids_len;
 	char		new_ids[SLOT_NEW_IDS_SIZE]; /* null-terminated, one after
 											 * another */
@@ -107,7 +108,7 @@ extern void slot_announce_work(Oid database, const char *ids, int len,
 extern void slot_announce_prepared(Oid database);
 extern void slot_announce_commands(Oid database);
 extern void slot_announce_settings(Oid database);
-extern pid_t slot_block(Oid database);
+extern bool slot_block(Oid database, pid_t *worker);
 extern void slot_unblock(Oid database);
 
 /* For sessions: waiting for rows. */

@@ -27,55 +27,66 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "control/announce.h"
 #include "anyvod.h"
-#include "launcher/launcher.h"
+#include "control/slot.h"
+#include "control/xact_hooks.h"
+#include "table/tracker.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
 PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
 PG_FUNCTION_INFO_V1(anyvod_wake);
+
+/* May the table's owner use its schema?  If not, say how to let him. */
+static const char *
+trigger_owner_problem(Relation relation, const char **hint)
+{
+	Oid			schema = RelationGetNamespace(relation);
+	Oid			owner = relation->rd_rel->relowner;
+	const char *name = get_namespace_name(schema);
+
+	if (compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK)
+		return NULL;
+	*hint = psprintf("Use GRANT USAGE ON SCHEMA %s TO %s.",
+					 quote_identifier(name),
+					 quote_identifier(GetUserNameFromId(owner, false)));
+	return psprintf("Its owner may not use the schema \"%s\".", name);
+}
 
 /* Warn, once a session, if nothing will fill rows of the table in, and why. */
 static void
 trigger_warn(Relation relation)
 {
 	static bool checked = false;
-	Oid			schema = RelationGetNamespace(relation);
-	Oid			owner = relation->rd_rel->relowner;
 	int			sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	const char *schema;
+	const char *hint = NULL;
 	const char *detail;
-	const char *hint;
+	Oid			table;
 
 	if (checked)
 		return;
 	checked = true;
-	if (!launcher_present())
-	{
-		detail = "The library \"anyvod\" is not preloaded.";
-		hint = "Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.";
-	}
-	else if (!anyvod_worker)
+	detail = slot_missing(&hint);
+	if (detail == NULL && !anyvod_worker)
 	{
 		detail = "The setting \"anyvod.worker\" is off.";
 		hint = "Set \"anyvod.worker\" to on and reload the configuration.";
 	}
-	else if (compat_schema_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
+	if (detail == NULL && !tracker_find_table(&table, &schema))
 	{
-		const char *name = get_namespace_name(schema);
-
-		sqlstate = ERRCODE_INSUFFICIENT_PRIVILEGE;
-		detail = psprintf("Its owner may not use the schema \"%s\".", name);
-		hint = psprintf("Use GRANT USAGE ON SCHEMA %s TO %s.",
-						quote_identifier(name),
-						quote_identifier(GetUserNameFromId(owner, false)));
+		detail = "It is not in the extension's schema.";
+		hint = "Move it back with ALTER TABLE ... SET SCHEMA.";
 	}
-	else
-		return;
-	ereport(WARNING,
-			(errcode(sqlstate),
-			 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
-			 errdetail_internal("%s", detail),
-			 errhint("%s", hint)));
+	if (detail == NULL)
+	{
+		detail = trigger_owner_problem(relation, &hint);
+		sqlstate = ERRCODE_INSUFFICIENT_PRIVILEGE;
+	}
+	if (detail != NULL)
+		ereport(WARNING,
+				(errcode(sqlstate),
+				 errmsg("nothing will fill in the rows of \"anyvod_tasks\""),
+				 errdetail_internal("%s", detail), errhint("%s", hint)));
 }
 
 /*
@@ -106,25 +117,6 @@ trigger_data(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("the function must be called as a trigger of the extension's table \"anyvod_tasks\"")));
 	return trigger;
-}
-
-/*
- * AFTER INSERT OR UPDATE OF state, server, owner: there may be work.  The
- * worker's own updates make none, but what users have added to the table may
- * insert or update more.
- */
-Datum
-anyvod_tasks_changed(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = trigger_data(fcinfo);
-	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
-
-	if (insert)
-		trigger_warn(trigger->tg_relation);
-	if (insert || !launcher_is_worker() ||
-		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1)
-		announce_work();
-	return PointerGetDatum(NULL);
 }
 
 /* A column of the table, which its owner can change. */
@@ -161,9 +153,40 @@ trigger_set(HeapTuple row, TupleDesc desc, const char *name, Datum value,
 }
 
 /*
- * BEFORE UPDATE: a row that becomes pending, or is to be polled elsewhere, is
- * as if it had never been polled; one that a user settles has been settled
- * now.
+ * AFTER INSERT OR UPDATE OF task_id, state, server, owner: the worker is told,
+ * at commit, of a row that is pending; sessions may wait for one that is not.
+ * The worker's own updates tell nothing, but what users have added to the
+ * table may insert or update more.
+ */
+Datum
+anyvod_tasks_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = trigger_data(fcinfo);
+	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+	TupleDesc	desc = trigger->tg_relation->rd_att;
+	HeapTuple	row = insert ? trigger->tg_trigtuple : trigger->tg_newtuple;
+
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("the function must be called for each row of \"anyvod_tasks\"")));
+	if (insert)
+		trigger_warn(trigger->tg_relation);
+	if (xact_scan_is_noted() ||
+		(!insert && slot_is_worker() &&
+		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) == 1))
+		return PointerGetDatum(NULL);
+	if (strcmp(trigger_text(row, desc, "state"), "pending") == 0)
+		xact_note_task(trigger_text(row, desc, "task_id"));
+	else
+		xact_note_written();
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * BEFORE INSERT OR UPDATE: a row that becomes pending, or is to be polled
+ * elsewhere, is as if it had never been polled; one that a user settles, or
+ * inserts as settled, has been settled now.
  *
  * This is decided here and not by a WHEN clause, which each UPDATE would have
  * to read and prepare anew, at a tenth of what settling a single row takes.
@@ -179,32 +202,35 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	TriggerData *trigger = trigger_data(fcinfo);
 	TupleDesc	desc = trigger->tg_relation->rd_att;
 	HeapTuple	old = trigger->tg_trigtuple;
-	HeapTuple	row = trigger->tg_newtuple;
+	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+	HeapTuple	row = insert ? old : trigger->tg_newtuple;
 	Datum		now =
 		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 	int			settled_at = trigger_column(desc, "settled_at");
-	bool		changed = false;
+	bool		changed = insert;
+	bool		pending;
 
 	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
-		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL ||
 		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called before UPDATE of a row of \"anyvod_tasks\"")));
+				 errmsg("the function must be called before INSERT or UPDATE of a row of \"anyvod_tasks\"")));
 
 	for (int i = 0; i < (int) lengthof(polled) && !changed; i++)
 		changed = strcmp(trigger_text(old, desc, polled[i]),
 						 trigger_text(row, desc, polled[i])) != 0;
 	if (!changed)
 		return PointerGetDatum(row);
-	if (strcmp(trigger_text(row, desc, "state"), "pending") == 0)
+	pending = strcmp(trigger_text(row, desc, "state"), "pending") == 0;
+	if (pending && !insert)
 	{
 		for (int i = 0; i < (int) lengthof(learned); i++)
 			row = trigger_set(row, desc, learned[i], (Datum) 0, true);
 	}
-	else if (strcmp(trigger_text(old, desc, "state"), "pending") == 0 &&
-			 heap_attisnull(row, settled_at, desc))
+	else if (!pending && heap_attisnull(row, settled_at, desc) &&
+			 (insert ||
+			  strcmp(trigger_text(old, desc, "state"), "pending") == 0))
 		row = trigger_set(row, desc, "settled_at", now, false);
 	return PointerGetDatum(row);
 }
@@ -215,6 +241,6 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 Datum
 anyvod_wake(PG_FUNCTION_ARGS)
 {
-	announce_work();
+	xact_note_scan();
 	PG_RETURN_VOID();
 }

@@ -4,7 +4,7 @@
  *		Waiting until tasks have ended: anyvod_wait() and anyvod_wait_all().
  *
  * A tracked task is polled by the worker, so a session that waits for one
- * sends nothing: it sleeps on its database's condition variable (launcher.c)
+ * sends nothing: it sleeps on its database's condition variable (slot.c)
  * and reads the row again, with a new snapshot, when a worker has settled
  * rows.  A row that is settled needs neither server nor worker.
  *
@@ -39,7 +39,7 @@
 #include "utils/timestamp.h"
 
 #include "clock.h"
-#include "launcher/launcher.h"
+#include "control/slot.h"
 #include "response/to_datum.h"
 #include "schedule/schedule.h"
 #include "sql/request.h"
@@ -265,17 +265,18 @@ wait_sleep(const WaitRow *row, int64 until)
 
 	if (now >= until)
 		wait_raise_timeout(row->task_id, &row->known);
-	launcher_sleep(request_milliseconds(Min(now + WAIT_READ_EVERY, until)));
+	slot_sleep(request_milliseconds(Min(now + WAIT_READ_EVERY, until)));
 }
 
 /*
  * Wait for a tracked task.  Returns false if no worker is going to fill in its
  * row: there is none, it was deleted, this transaction has written or locked
- * it, or nothing is preloaded.  Raises the error that the end amounts to.
+ * it, or no worker can be started.  Raises the error that the end amounts to.
  */
 static bool
 wait_tracked(char *task_id, const char *server, int64 until, Datum *result)
 {
+	const char *hint;
 	WaitRow		row = {.context = AllocSetContextCreate(CurrentMemoryContext,
 														"anyvod row",
 														ALLOCSET_SMALL_SIZES)};
@@ -283,7 +284,7 @@ wait_tracked(char *task_id, const char *server, int64 until, Datum *result)
 	for (;;)
 	{
 		wait_read(&row, &task_id, 1, server);
-		if (!row.pending || row.own || !launcher_present())
+		if (!row.pending || row.own || slot_missing(&hint) != NULL)
 			break;
 		if (IsolationUsesXactSnapshot())
 			ereport(ERROR,
@@ -293,7 +294,7 @@ wait_tracked(char *task_id, const char *server, int64 until, Datum *result)
 					 errhint("Use READ COMMITTED.")));
 		wait_sleep(&row, until);
 	}
-	launcher_end_sleep();
+	slot_end_sleep();
 	if (row.rows == 0 || row.pending)
 		return false;
 	if (strcmp(row.state, "failed") == 0)
@@ -460,6 +461,8 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 	WaitRow		row;
 	int			tracked = 0;
 	int			done = 0;		/* so many in front have left pending */
+	const char *missing;
+	const char *hint;
 
 	if (call == NULL || !IsA(call, CallContext) || call->atomic)
 		ereport(ERROR,
@@ -488,15 +491,16 @@ anyvod_wait_all(PG_FUNCTION_ARGS)
 			tracked += row.rows;
 			continue;
 		}
-		if (!launcher_present())
+		missing = slot_missing(&hint);
+		if (missing != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("tracked tasks are not polled"),
-					 errdetail("Task \"%s\" is pending.", row.task_id),
-					 errhint("Add \"anyvod\" to \"shared_preload_libraries\".")));
+					 errdetail_internal("%s", missing),
+					 errhint("%s", hint)));
 		wait_sleep(&row, until);
 	}
-	launcher_end_sleep();
+	slot_end_sleep();
 	SPI_finish();
 	if (tracked < nids)
 		ereport(NOTICE,

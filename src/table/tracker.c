@@ -57,7 +57,7 @@
 #include "compat.h"
 #include "anyvod.h"
 #include "table/change.h"
-#include "control/stat.h"
+#include "control/counters.h"
 #include "table/tracker.h"
 
 /* A trigger that catches that is told again after so long, in milliseconds. */
@@ -384,7 +384,7 @@ tracker_log(const char *doing, const ErrorData *error)
 {
 	static char said[256];
 
-	stat_note_error(unpack_sql_state(error->sqlerrcode));
+	counters_error(unpack_sql_state(error->sqlerrcode));
 	if (strncmp(error->message, said, sizeof(said) - 1) == 0)
 		return;
 	strlcpy(said, error->message, sizeof(said));

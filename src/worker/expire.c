@@ -32,7 +32,7 @@
 #include "anyvod.h"
 #include "worker/expire.h"
 #include "worker/queue.h"
-#include "control/stat.h"
+#include "control/counters.h"
 #include "table/tracker.h"
 
 #define SECOND INT64CONST(1000000)
@@ -128,7 +128,7 @@ expire_keep(const char *task_id, const ErrorData *error)
 {
 	expire.kept = true;
 	if (error != NULL)
-		stat_note_error(unpack_sql_state(error->sqlerrcode));
+		counters_error(unpack_sql_state(error->sqlerrcode));
 	if (!expire_may_name(task_id))
 		return;
 	if (error == NULL)

@@ -26,7 +26,7 @@
 #include "worker/question.h"
 #include "worker/queue.h"
 #include "schedule/schedule.h"
-#include "control/stat.h"
+#include "control/counters.h"
 #include "table/tracker.h"
 #include "worker/writer.h"
 
@@ -130,7 +130,7 @@ static void
 question_drop(Question *ask)
 {
 	if (ask->request != NULL)
-		stat_note_unchanged();
+		counters_unchanged();
 	question_put_back(ask);
 	question_free(ask);
 }
@@ -354,7 +354,7 @@ question_on_auth(Question *ask, const Answer *answer, int64 now)
 		account->serverid = ask->serverid;
 		account->userid = ask->userid;
 		queue_pause_account(account, ask->settings_id, until);
-		stat_note_refused_key(ask->serverid, ask->umid, until);
+		counters_key_refused(ask->serverid, ask->umid, until);
 	}
 	(void) queue_count(&task->failures);
 	if (question_is_too_old(task))
@@ -377,11 +377,11 @@ question_retries(const Question *ask)
 
 /* What is counted of a request that has ended. */
 static void
-question_count(const Question *ask, StatRequest *counted)
+question_count(const Question *ask, CountedRequest *counted)
 {
 	const HttpRequest *request = ask->request;
 
-	*counted = (StatRequest){
+	*counted = (CountedRequest){
 		.serverid = ask->serverid,
 		.umid = ask->umid,
 		.result = request->result,
@@ -401,10 +401,10 @@ question_on_answer(Question *ask, const Answer *answer, int64 now)
 	const char *message = answer->error_message ?
 		answer->error_message :
 		answer->flaw_detail;
-	StatRequest counted;
+	CountedRequest counted;
 
 	question_count(ask, &counted);
-	stat_note_answer(&counted, answer->verdict);
+	counters_response(&counted, answer->verdict);
 	switch (answer->verdict)
 	{
 		case ANSWER_RUNNING:
@@ -462,10 +462,10 @@ question_on_no_answer(Question *ask, int64 now)
 {
 	HttpRequest *request = ask->request;
 	const char *code = "broken_off";
-	StatRequest counted;
+	CountedRequest counted;
 
 	question_count(ask, &counted);
-	stat_note_no_answer(&counted);
+	counters_no_response(&counted);
 	switch (request->result)
 	{
 		case HTTP_NO_DESCRIPTOR:
@@ -512,7 +512,7 @@ question_read_answer(Question *ask, Answer *answer)
 		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
 			PG_RE_THROW();
 		FlushErrorState();
-		stat_note_error(unpack_sql_state(ERRCODE_OUT_OF_MEMORY));
+		counters_error(unpack_sql_state(ERRCODE_OUT_OF_MEMORY));
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
@@ -546,5 +546,5 @@ question_end(Question *ask)
 	else
 		question_on_own_trouble(ask, now);
 	health = queue_resting(server);
-	stat_note_pause(serverid, health->paused_until, health->paused_why);
+	counters_server_paused(serverid, health->paused_until, health->paused_why);
 }

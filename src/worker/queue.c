@@ -854,21 +854,6 @@ queue_first_due(void)
 	return first;
 }
 
-/* Tell of each task that waits for how long, in microseconds, it still does. */
-void
-queue_visit_waits(void (*visit)(int64 wait), int64 now)
-{
-	queuetable_iterator tasks;
-	QueueEntry *entry;
-
-	queuetable_start_iterate(queue.tasks, &tasks);
-	while ((entry = queuetable_iterate(queue.tasks, &tasks)) != NULL)
-	{
-		if (entry->task->queued)
-			visit(entry->task->due - now);
-	}
-}
-
 
 /*
  * Servers

@@ -138,7 +138,6 @@ extern bool queue_is_well(const QueueAccount *account, int64 now);
 extern int	queue_take(QueueTask **tasks, int max, int64 until, int64 now);
 extern int64 queue_next(int64 now);
 extern int64 queue_first_due(void);
-extern void queue_visit_waits(void (*visit)(int64 wait), int64 now);
 
 extern bool queue_is_stuck(int64 now);
 extern int	queue_take_stuck(QueueTask **tasks, int max,

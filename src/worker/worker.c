@@ -26,6 +26,7 @@
 #endif
 
 #include "access/xact.h"
+#include "commands/extension.h"
 #include "common/pg_prng.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -38,8 +39,10 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "clock.h"
@@ -54,7 +57,8 @@
 #include "worker/question.h"
 #include "worker/queue.h"
 #include "schedule/schedule.h"
-#include "control/stat.h"
+#include "control/counters.h"
+#include "control/slot.h"
 #include "table/tracker.h"
 #include "server/settings.h"
 #include "worker/writer.h"
@@ -111,7 +115,8 @@ static struct
 	MemoryContext round;		/* one round's scratch */
 	HttpBatch  *batch;
 	pairingheap *ahead;			/* questions whose tasks are not due yet */
-	LauncherNews news;			/* what was acted upon */
+	SlotSignals signals;		/* what was acted upon */
+	uint32		changes;		/* of servers and mappings, so far */
 	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
@@ -130,6 +135,18 @@ static struct
  * Small things
  */
 
+/* Is the extension there? */
+static bool
+worker_has_extension(void)
+{
+	bool		has;
+
+	StartTransactionCommand();
+	has = OidIsValid(get_extension_oid("anyvod", true));
+	CommitTransactionCommand();
+	return has;
+}
+
 /*
  * A transaction on the table has come to this outcome: note it, and say how
  * long to wait before the next if it was not carried out.
@@ -139,6 +156,12 @@ worker_note_outcome(TrackerOutcome outcome)
 {
 	int64		wait = WORKER_BUSY_WAIT;
 
+	if (outcome == TRACKER_BUSY)
+		counters_set_condition(COUNTERS_TABLE_LOCKED);
+	else if (outcome == TRACKER_ABSENT && worker_has_extension())
+		counters_set_condition(COUNTERS_TABLE_MISSING);
+	else if (outcome == TRACKER_DONE)
+		counters_set_condition(COUNTERS_WELL);
 	if (outcome == TRACKER_ABSENT)
 		worker.absent = true;
 	if (outcome == TRACKER_FAILED)
@@ -189,7 +212,7 @@ worker_list(void)
 	wait = worker_note_outcome(outcome);
 	if (outcome != TRACKER_DONE)
 		lister_hold(monotonic_us() + wait);
-	launcher_serve();
+	slot_set_serving();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
@@ -267,7 +290,7 @@ worker_note_no_account(QueueTask *task, const TrackerRow *row,
 	MemoryContext context = ask->context;
 	TrackerChange *change;
 
-	stat_note_error(account->error_code);
+	counters_error(account->error_code);
 	task->held = task->barred = true;
 	ask->due = monotonic_us() + WORKER_ACCOUNT_WAIT;
 	task->account->serverid = account->serverid;
@@ -312,7 +335,7 @@ worker_send(Question *ask, int64 now)
 	ask->task->polls++;
 	http_begin(ask->request);
 	pace_note_start(ask->task, now);
-	stat_note_request(ask->serverid, ask->umid);
+	counters_request(ask->serverid, ask->umid);
 }
 
 /* It does not, after all: its row is to be read again. */
@@ -665,7 +688,7 @@ worker_write(void)
 	outcome = writer_write();
 	wait = worker_note_outcome(outcome);
 	writer_hold(outcome == TRACKER_DONE ? 0 : monotonic_us() + wait);
-	launcher_tell_sleepers();
+	slot_wake_waiters();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -704,53 +727,69 @@ worker_retry_tasks(void)
 	writer_hold(0);
 }
 
-/* What has been announced? */
+/* A server or user mapping has changed. */
 static void
-worker_note_news(void)
+worker_on_server_change(Datum arg, SysCacheIdentifier cache, uint32 hash)
 {
-	LauncherNews news = launcher_news();
+	worker.changes++;
+}
 
-	if (news.go)
+/*
+ * What has been announced?  All rows are scanned where some are new, so their
+ * ids are not needed.
+ */
+static void
+worker_note_signals(void)
+{
+	SlotSignals signals = slot_signals();
+	bool		commands = signals.commands != worker.signals.commands;
+	uint32		changes = worker.changes;
+	StringInfoData ids;
+
+	if (signals.leave)
 	{
-		launcher_step_aside();
+		slot_yield();
 		proc_exit(0);
 	}
-	if (news.wakes != worker.news.wakes ||
-		news.own_work != worker.news.own_work)
-		lister_note_news();
-	if (news.changes != worker.news.changes ||
-		news.mends != worker.news.mends || news.turn_over)
-		worker_take_all_back();
-	if (news.changes != worker.news.changes)
+	if (signals.work != worker.signals.work)
 	{
-		queue_forget_trouble(monotonic_us());
-		stat_forget_pauses();
+		initStringInfo(&ids);
+		(void) slot_take_new_ids(&ids);
+		pfree(ids.data);
+		lister_note_news();
 	}
-	if (news.changes != worker.news.changes ||
-		news.mends != worker.news.mends)
-		worker_retry_tasks();
-	worker.news = news;
-	question_note_changes(news.changes);
+	worker.signals = signals;
+	if (commands || signals.finish)
+		worker_take_all_back();
+	if (!commands)
+		return;
+	StartTransactionCommand();	/* takes invalidations in */
+	CommitTransactionCommand();
+	if (worker.changes != changes)
+	{
+		lister_note_news();
+		queue_forget_trouble(monotonic_us());
+	}
+	worker_retry_tasks();
+	question_note_changes(worker.changes);
 }
 
 /* Has anything been announced since, or a setting been changed? */
 static bool
 worker_has_news(void)
 {
-	LauncherNews news = launcher_news();
+	SlotSignals signals = slot_signals();
 
-	return ConfigReloadPending || news.wakes != worker.news.wakes ||
-		news.changes != worker.news.changes ||
-		news.mends != worker.news.mends ||
-		news.own_work != worker.news.own_work || news.go ||
-		news.turn_over != worker.news.turn_over;
+	return ConfigReloadPending || signals.work != worker.signals.work ||
+		signals.commands != worker.signals.commands || signals.leave ||
+		signals.finish != worker.signals.finish;
 }
 
 /* End the process, unless work has been announced meanwhile. */
 static void
 worker_leave(void)
 {
-	if (launcher_leave(worker.news.wakes))
+	if (slot_leave(worker.signals.work))
 		proc_exit(0);
 }
 
@@ -776,7 +815,7 @@ worker_end_turn(void)
 							   (http_in_flight(worker.batch) == 0 &&
 								!http_has_finished(worker.batch)))
 	{
-		launcher_end_turn();
+		slot_yield();
 		proc_exit(0);
 	}
 }
@@ -803,14 +842,13 @@ worker_time_to_wait(void)
 	const Question *ahead = worker_first_ahead();
 	bool		idle = worker_is_idle();
 
-	if (worker.news.turn_over)
+	if (worker.signals.finish)
 		return worker_milliseconds_to(writer_next(), now);
 
 	if (ahead != NULL)
 		until = Min(until, ahead->task->due);
 	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
 		until = Min(until, Max(queue_next(now), worker_next_round()));
-	launcher_note_rest(http_in_flight(worker.batch) > 0 ? now : until);
 	until = Min(until, expire_next());
 	if (writer_backlog() < WRITER_BACKLOG && queue_is_stuck(now))
 		until = Min(until, Max(worker.give_up_at, worker.ask_at));
@@ -842,7 +880,7 @@ worker_heed_setting(void)
 {
 	if (anyvod_worker)
 		return;
-	launcher_step_aside();
+	slot_yield();
 	proc_exit(0);
 }
 
@@ -895,8 +933,8 @@ worker_first_look(void)
 {
 	for (;;)
 	{
-		worker.news = launcher_news();
-		question_note_changes(worker.news.changes);
+		worker.signals = slot_signals();
+		question_note_changes(worker.changes);
 		lister_restart();
 		do
 			worker_list();
@@ -940,14 +978,14 @@ worker_turn(void)
 	long		timeout = -1;
 
 	worker.nfound = 0;			/* they may have changed during the wait */
-	worker_note_news();
+	worker_note_signals();
 	worker_check_accounts();
 	worker_read();
 	worker_write();
 	worker_expire();
 	worker_give_up();
 	worker_list();				/* its rows are asked for before they change */
-	if (worker.news.turn_over)
+	if (worker.signals.finish)
 		worker_end_turn();
 	else if (worker_ask())
 		timeout = 0;
@@ -958,7 +996,7 @@ worker_turn(void)
 	if (worker.absent)
 	{
 		/* The extension was dropped, and all questions are void. */
-		worker_note_news();
+		worker_note_signals();
 		worker_leave();
 		proc_exit(1);			/* it has been made again: start afresh */
 	}
@@ -970,7 +1008,7 @@ worker_turn(void)
 	if (timeout != 0 && worker_has_news())
 		timeout = 0;
 
-	stat_before_wait(timeout);
+	counters_before_wait(timeout, queue_size(), queue_first_due());
 	pace_publish(timeout);
 
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
@@ -990,7 +1028,12 @@ worker_main(Datum database)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database),
 											  InvalidOid, 0);
-	launcher_attach();
+	slot_attach();
+	slot_set_blocked(true);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_on_server_change,
+								  (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_on_server_change,
+								  (Datum) 0);
 	worker_heed_setting();
 	tracker_pin_settings();
 	worker_init();
@@ -998,7 +1041,7 @@ worker_main(Datum database)
 	pgstat_report_activity(STATE_IDLE, NULL);
 
 	worker_first_look();
-	stat_attach();
+	counters_attach();
 	worker.batch = http_batch_create(worker.asks);
 	for (;;)
 	{

@@ -22,7 +22,7 @@
 
 #include "clock.h"
 #include "schedule/schedule.h"
-#include "control/stat.h"
+#include "control/counters.h"
 #include "worker/writer.h"
 
 #define SECOND INT64CONST(1000000)
@@ -202,7 +202,7 @@ writer_on_system_failure(WriterItem *item)
 	const TrackerChange *change = &item->change;
 	int			failures = queue_count(&item->task->row_failures);
 
-	stat_note_error(unpack_sql_state(change->failure_code));
+	counters_error(unpack_sql_state(change->failure_code));
 	item->due = writer_retry(Min(failures, WRITER_SYSTEM_FAILURES));
 	if (monotonic_us() < silent_until)
 		return;
@@ -235,7 +235,7 @@ writer_on_failure(WriterItem *item)
 	};
 	TrackerChange *notes[1] = {&note};
 
-	stat_note_error(code);
+	counters_error(code);
 	item->due = writer_retry(queue_count(&task->row_failures));
 	if (task->logged)
 		return;
@@ -300,7 +300,7 @@ writer_settle(WriterItem *item, int limit)
 	}
 	if (change->written)
 	{
-		stat_note_written(change->answer, item->answered);
+		counters_written(change->answer, item->answered);
 		task->polls -= change->polls;
 		task->row_failures = 0;
 	}

@@ -88,7 +88,7 @@ sub finish
 sub unanswered
 {
 	my ($database) = @_;
-	return sql('SELECT sum(no_answer) FROM anyvod_stat_server', $database);
+	return sql('SELECT sum(no_response) FROM anyvod_stat_server', $database);
 }
 
 # A name that is not known, and one whose resolver hangs, for some time

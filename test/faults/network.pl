@@ -182,7 +182,7 @@ sub run_wave
 
 		# the system does it, for each that is asked for
 		$times = $node->safe_psql($case->{database},
-			'SELECT sum(no_answer) FROM anyvod_stat_server')
+			'SELECT sum(no_response) FROM anyvod_stat_server')
 		  if $case->{mode} eq 'refuse' || $case->{mode} eq 'black_hole';
 		$case->{fault}->count($times);
 		my $grown = memory($case->{worker}) - $case->{memory};

@@ -157,7 +157,7 @@ $node->restart;
 ok( poll_until(
 		$node,
 		'SELECT count(*) FROM anyvod_stat_worker'
-		  . " WHERE state = 'waiting for a place'"
+		  . " WHERE state = 'waiting for a slot'"
 		  . " AND datname LIKE 'd_'"
 		  . " AND hint LIKE '%\"anyvod.max_databases\"%'",
 		@databases - 2),
@@ -179,7 +179,7 @@ is( said(
 my $one = $node->safe_psql('postgres',
 	'SELECT datname FROM anyvod_stat_worker WHERE pid IS NOT NULL LIMIT 1');
 my $waiting = $node->safe_psql('postgres',
-	"SELECT datname FROM anyvod_stat_worker WHERE state = 'waiting for a place'"
+	"SELECT datname FROM anyvod_stat_worker WHERE state = 'waiting for a slot'"
 	  . ' LIMIT 1');
 my $gone = $node->safe_psql('postgres',
 	"SELECT string_agg(oid::text, ',') FROM pg_database"

@@ -38,7 +38,7 @@ measured('%d descriptors: %d questions at once', $descriptors, $most);
 cmp_ok($most, '<=', $descriptors / 3, 'no more than a third is used for them');
 is(worker_pid($node), $worker, 'by the same worker');
 is( $node->safe_psql('postgres',
-		'SELECT no_answer, transient, last_trouble IS NULL'
+		'SELECT no_response, transient, last_error IS NULL'
 		  . ' FROM anyvod_stat_server'),
 	'0|0|t',
 	'no trouble of the server was seen');

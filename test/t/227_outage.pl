@@ -101,7 +101,7 @@ ok( poll_until(
 	'both servers are paused for their failures');
 my %before = map { $_ => rows_of($_) } qw(gone nameless);
 my %asked = map { $_ => server($_, 'requests') } qw(gone nameless);
-my %failed = map { $_ => server($_, 'no_answer') } qw(gone nameless);
+my %failed = map { $_ => server($_, 'no_response') } qw(gone nameless);
 my $updates = 'SELECT n_tup_upd FROM pg_stat_user_tables'
   . " WHERE relname = 'anyvod_tasks'";
 my $begin = clock_ms();
@@ -109,7 +109,7 @@ my $updated = sql($updates);
 
 ok( wait_until(
 		sub {
-			return !grep { server($_, 'no_answer') < $failed{$_} + 1 }
+			return !grep { server($_, 'no_response') < $failed{$_} + 1 }
 			  qw(gone nameless);
 		}),
 	'they are asked again');

@@ -45,7 +45,6 @@ INSERT INTO anyvod_tasks (task_id, status)
 	FROM generate_series($first, $last) AS i;
 ALTER TABLE anyvod_tasks ENABLE TRIGGER ALL;
 ALTER TABLE anyvod_tasks ENABLE ALWAYS TRIGGER anyvod_tasks_changed;
-ALTER TABLE anyvod_tasks ENABLE REPLICA TRIGGER anyvod_tasks_applied;
 END
 	return;
 }

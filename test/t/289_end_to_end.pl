@@ -210,7 +210,7 @@ sub run_tasks
 	my %seen = map { $_->{id} => $_ } @{ $simulator->get('/_tasks') };
 
 	# the next worker counts anew
-	is($node->safe_psql('postgres', 'SELECT sum(no_answer) FROM anyvod_stat_server'),
+	is($node->safe_psql('postgres', 'SELECT sum(no_response) FROM anyvod_stat_server'),
 		0, "$run: each question was answered");
 	$node->stop;
 	$simulator->stop;

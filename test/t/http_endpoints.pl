@@ -78,13 +78,13 @@ ok( poll_until(
 		3 * @right),
 	'All tasks of the right servers are filled in.');
 is( $node->safe_psql('postgres',
-		"SELECT sum(no_answer) FROM anyvod_stat_server WHERE server ~ 'right'"),
+		"SELECT sum(no_response) FROM anyvod_stat_server WHERE server ~ 'right'"),
 	'0',
 	'No request of theirs has failed.');
 ok( poll_until(
 		$node,
 		'SELECT count(*) FROM anyvod_stat_server'
-		  . " WHERE server ~ 'untrusting' AND no_answer > 0",
+		  . " WHERE server ~ 'untrusting' AND no_response > 0",
 		scalar grep { /untrusting/ } @wrong),
 	'Those of the untrusting servers have failed.');
 is( $node->safe_psql('postgres',

@@ -1,0 +1,508 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.c
+ *		The slot of a database: who serves it, and what is announced to it.
+ *
+ * A transaction that made work announces it after its commit: it counts up
+ * "work" in its database's slot, leaves there the ids of the new rows, and
+ * sets the latch of the worker, or of the launcher if there is none.  A worker
+ * leaves only if no work was announced since it last looked, under the same
+ * lock, so that none is missed.
+ *
+ * Copyright (c) 2026, the anyvod authors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+
+#include "clock.h"
+#include "compat.h"
+#include "control/shmem.h"
+#include "control/slot.h"
+
+/*
+ * The launcher is restarted after a second; one that has been missing for so
+ * long was never registered (microseconds).
+ */
+#define SLOT_LAUNCHER_MISSING INT64CONST(5000000)
+
+/* This worker: its entry, and the rows that its own writing has made. */
+static SharedDatabase *my_entry = NULL;
+static struct
+{
+	uint32		work;			/* how often */
+	bool		scan;			/* there were more than fit */
+	int			len;
+	char		ids[SLOT_NEW_IDS_SIZE]; /* as in a slot */
+} own;
+
+
+/* Set the latch of a process if it is still there.  Does not throw. */
+void
+slot_set_latch(pid_t pid)
+{
+	PGPROC	   *proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
+
+	if (proc != NULL)
+		SetLatch(&proc->procLatch);
+}
+
+/* The database waits for a worker, after those that do already. */
+static void
+slot_want(Slot *slot)
+{
+	slot->state = SLOT_WANTED;
+	slot->wanted_since = monotonic_us();
+	slot->lazy = false;
+}
+
+
+/*
+ * Sessions: announcing.  None of this throws, as it comes after the commit.
+ */
+
+/*
+ * A transaction has made work in a database: pending rows with those
+ * null-terminated ids, "len" bytes in all; "scan": and others.
+ */
+void
+slot_announce_work(Oid database, const char *ids, int len, bool scan)
+{
+	AnyvodShared *shared = shmem_get();
+	SharedDatabase *entry;
+	pid_t		pid = 0;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	entry = shmem_find_or_make(database);
+	if (entry == NULL)
+		shared->no_entry = true;
+	else
+	{
+		Slot	   *slot = &entry->slot;
+
+		slot->work++;
+		if (len > SLOT_NEW_IDS_SIZE - slot->new_ids_len)
+			scan = true;
+		else
+		{
+			memcpy(slot->new_ids + slot->new_ids_len, ids, len);
+			slot->new_ids_len += len;
+		}
+		slot->scan |= scan;
+		slot->lazy &= len == 0;
+		if (slot->state == SLOT_FREE || slot->state == SLOT_CLOSED)
+		{
+			slot_want(slot);
+			slot->lazy = len == 0;
+		}
+		pid = slot->pid;
+	}
+	if (pid == 0)
+		pid = shared->launcher;
+	LWLockRelease(shmem_lock());
+	slot_set_latch(pid);
+}
+
+/*
+ * A transaction was prepared that makes work, and nobody will announce its
+ * commit: the launcher is to watch for its end.
+ */
+void
+slot_announce_prepared(Oid database)
+{
+	AnyvodShared *shared = shmem_get();
+	SharedDatabase *entry;
+	pid_t		launcher;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	entry = shmem_find_or_make(database);
+	if (entry != NULL)
+		entry->slot.prepared++;
+	else
+		shared->no_entry = true;
+	launcher = shared->launcher;
+	LWLockRelease(shmem_lock());
+	slot_set_latch(launcher);
+}
+
+/*
+ * A command has committed in a database, InvalidOid: in all of them.  Workers
+ * that have something blocked are to look whether it still is.
+ */
+void
+slot_announce_commands(Oid database)
+{
+	AnyvodShared *shared = shmem_get();
+
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		SharedDatabase *entry = &shared->databases[i];
+		pid_t		pid = 0;
+
+		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+		if (OidIsValid(entry->oid) && entry->slot.has_blocked &&
+			(!OidIsValid(database) || entry->oid == database))
+		{
+			entry->slot.commands++;
+			pid = entry->slot.pid;
+		}
+		LWLockRelease(shmem_lock());
+		slot_set_latch(pid);
+	}
+}
+
+/*
+ * What the settings of a database start from has changed, InvalidOid: of all.
+ * Its worker is replaced by one that reads them.
+ */
+void
+slot_announce_settings(Oid database)
+{
+	AnyvodShared *shared = shmem_get();
+
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		SharedDatabase *entry = &shared->databases[i];
+		pid_t		pid = 0;
+
+		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+		if (entry->slot.pid != 0 && entry->slot.state != SLOT_BLOCKED &&
+			(!OidIsValid(database) || entry->oid == database))
+		{
+			entry->slot.state = SLOT_RESTARTING;
+			pid = entry->slot.pid;
+		}
+		LWLockRelease(shmem_lock());
+		slot_set_latch(pid);
+	}
+}
+
+/*
+ * Let no worker serve a database until slot_unblock(); *worker is the one that
+ * it has and that was told to leave, 0 if none.  Returns false if the database
+ * has no work; then there is nothing to unblock.
+ */
+bool
+slot_block(Oid database, pid_t *worker)
+{
+	SharedDatabase *entry;
+	bool		blocked;
+
+	*worker = 0;
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	entry = shmem_find(database);
+	blocked = entry != NULL && entry->slot.state != SLOT_FREE;
+	if (blocked)
+	{
+		entry->slot.state = SLOT_BLOCKED;
+		entry->slot.blocks++;
+		entry->slot.blocked_by = MyProcPid;
+		*worker = entry->slot.pid;
+	}
+	LWLockRelease(shmem_lock());
+	slot_set_latch(*worker);
+	return blocked;
+}
+
+/* A command that wanted a database without a worker has ended. */
+void
+slot_unblock(Oid database)
+{
+	AnyvodShared *shared = shmem_get();
+	SharedDatabase *entry;
+	pid_t		launcher;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	entry = shmem_find(database);
+	if (entry != NULL && entry->slot.state == SLOT_BLOCKED &&
+		--entry->slot.blocks <= 0)
+	{
+		entry->slot.blocks = 0;
+		if (entry->slot.pid != 0)
+			entry->slot.state = SLOT_SERVING;
+		else
+			slot_want(&entry->slot);
+	}
+	launcher = shared->launcher;
+	LWLockRelease(shmem_lock());
+	slot_set_latch(launcher);
+}
+
+
+/*
+ * Sessions: waiting for rows
+ */
+
+/*
+ * Why no worker can fill in rows, as a sentence, and what to do about it; NULL
+ * if one can.  A standby and a server that has just been promoted are well.
+ */
+const char *
+slot_missing(const char **hint)
+{
+	AnyvodShared *shared = shmem_get();
+
+	if (shared == NULL)
+	{
+		*hint = "Add \"anyvod\" to \"shared_preload_libraries\" and restart the server.";
+		return "The library \"anyvod\" is not preloaded.";
+	}
+	if (shared->launcher == 0 && !RecoveryInProgress() &&
+		monotonic_us() - shared->launcher_gone_at > SLOT_LAUNCHER_MISSING)
+	{
+		*hint = "Raise \"max_worker_processes\" and restart the server.";
+		return "There is no process slot for the anyvod launcher.";
+	}
+	return NULL;
+}
+
+/* What sessions of this database that wait for its rows sleep on. */
+static ConditionVariable *
+slot_condition(void)
+{
+	return &shmem_get()->written[MyDatabaseId % SHMEM_CONDITIONS];
+}
+
+/*
+ * Sleep until rows of this database may have been written, at most so many
+ * milliseconds.  May return early, and does so the first time: the caller
+ * looks again each time, and calls slot_end_sleep() at last.
+ */
+void
+slot_sleep(long timeout)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = compat_wait_event("AnyvodTask");
+	(void) ConditionVariableTimedSleep(slot_condition(), timeout, wait_event);
+}
+
+/* No more of slot_sleep(). */
+void
+slot_end_sleep(void)
+{
+	(void) ConditionVariableCancelSleep();
+}
+
+/* Rows of this database have been written, and that has been committed. */
+void
+slot_wake_waiters(void)
+{
+	ConditionVariableBroadcast(slot_condition());
+}
+
+
+/*
+ * The worker
+ */
+
+/* This worker ends without having left: it has failed. */
+static void
+slot_detach(int code, Datum arg)
+{
+	pid_t		launcher;
+
+	if (my_entry == NULL)
+		return;
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	my_entry->slot.pid = 0;
+	my_entry->slot.has_blocked = false;
+	if (my_entry->slot.state != SLOT_BLOCKED)
+		my_entry->slot.state = SLOT_FAILED;
+	launcher = shmem_get()->launcher;
+	LWLockRelease(shmem_lock());
+	my_entry = NULL;
+	slot_set_latch(launcher);
+}
+
+/*
+ * Take the slot of this worker's database.  Ends the process if another worker
+ * has it or none is wanted.
+ */
+void
+slot_attach(void)
+{
+	SharedDatabase *entry;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	entry = shmem_find(MyDatabaseId);
+	if (entry != NULL && entry->slot.pid == 0 &&
+		entry->slot.state != SLOT_FREE && entry->slot.state != SLOT_BLOCKED)
+	{
+		entry->slot.pid = MyProcPid;
+		entry->slot.state = SLOT_STARTING;
+		my_entry = entry;
+	}
+	LWLockRelease(shmem_lock());
+	if (my_entry == NULL)
+		proc_exit(0);
+	before_shmem_exit(slot_detach, (Datum) 0);
+}
+
+/* Is this process a worker that has its slot? */
+bool
+slot_is_worker(void)
+{
+	return my_entry != NULL;
+}
+
+/* This worker's first scan is over, and it stays. */
+void
+slot_set_serving(void)
+{
+	pid_t		launcher;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	if (my_entry->slot.state == SLOT_STARTING)
+		my_entry->slot.state = SLOT_SERVING;
+	if (my_entry->slot.serving_since == 0)
+		my_entry->slot.serving_since = monotonic_us();
+	launcher = shmem_get()->launcher;
+	LWLockRelease(shmem_lock());
+	slot_set_latch(launcher);	/* it may start the next first scan */
+}
+
+/* What was announced to this worker. */
+SlotSignals
+slot_signals(void)
+{
+	const Slot *slot = &my_entry->slot;
+	SlotSignals signals;
+
+	LWLockAcquire(shmem_lock(), LW_SHARED);
+	signals.work = slot->work + own.work;
+	signals.commands = slot->commands;
+	signals.leave = slot->state == SLOT_BLOCKED ||
+		slot->state == SLOT_RESTARTING;
+	signals.finish = slot->state == SLOT_FINISHING;
+	LWLockRelease(shmem_lock());
+	return signals;
+}
+
+/*
+ * What users have added to the table has inserted a pending row, or made one
+ * pending, while this worker wrote; NULL: it wants pending rows scanned.
+ */
+void
+slot_note_own(const char *task_id)
+{
+	int			size = task_id == NULL ? 0 : strlen(task_id) + 1;
+
+	own.work++;
+	if (task_id == NULL || size > SLOT_NEW_IDS_SIZE - own.len)
+	{
+		own.scan = true;
+		return;
+	}
+	memcpy(own.ids + own.len, task_id, size);
+	own.len += size;
+}
+
+/*
+ * Take what was announced: append the ids of new pending rows, each with its
+ * null byte.  They may be of rows that are not there any more.  Returns true
+ * if there were others: all pending rows are to be scanned.
+ */
+bool
+slot_take_new_ids(StringInfo ids)
+{
+	Slot	   *slot = &my_entry->slot;
+	bool		scan;
+
+	enlargeStringInfo(ids, 2 * SLOT_NEW_IDS_SIZE);
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	appendBinaryStringInfo(ids, slot->new_ids, slot->new_ids_len);
+	scan = slot->scan;
+	slot->new_ids_len = 0;
+	slot->scan = false;
+	LWLockRelease(shmem_lock());
+	appendBinaryStringInfo(ids, own.ids, own.len);
+	scan |= own.scan;
+	own.len = 0;
+	own.scan = false;
+	return scan;
+}
+
+/* Is this worker to be woken when a command has committed? */
+void
+slot_set_blocked(bool blocked)
+{
+	if (my_entry->slot.has_blocked == blocked)
+		return;
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	my_entry->slot.has_blocked = blocked;
+	LWLockRelease(shmem_lock());
+}
+
+/* The database is served no more; its entry is kept for its figures only. */
+static void
+slot_clear(SharedDatabase *entry)
+{
+	uint32		prepared = entry->slot.prepared;
+
+	memset(&entry->slot, 0, sizeof(Slot));
+	entry->slot.prepared = prepared;
+	if (entry->counters.started_at == 0 && entry->counters.restarts == 0 &&
+		entry->counters.condition == COUNTERS_WELL && prepared == 0)
+		entry->oid = InvalidOid;
+}
+
+/*
+ * Give this worker's slot up, unless work was announced since slot_signals()
+ * gave "work".  If it returns true the caller ends the process.
+ */
+bool
+slot_leave(uint32 work)
+{
+	pid_t		launcher;
+	bool		leave;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	leave = my_entry->slot.work + own.work == work;
+	if (leave)
+		slot_clear(my_entry);
+	launcher = shmem_get()->launcher;
+	LWLockRelease(shmem_lock());
+	if (leave)
+	{
+		my_entry = NULL;
+		slot_set_latch(launcher);
+	}
+	return leave;
+}
+
+/*
+ * Leave for a command that wants the database, for other settings, or for
+ * others that wait.  The database then waits for its next worker, after those
+ * that wait already.  The caller ends the process.
+ */
+void
+slot_yield(void)
+{
+	AnyvodShared *shared = shmem_get();
+	Slot	   *slot = &my_entry->slot;
+	pid_t		launcher;
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	slot->pid = 0;
+	slot->has_blocked = false;
+	slot->serving_since = 0;
+	slot->scan = true;			/* what was taken is to be found again */
+	if (slot->state == SLOT_FINISHING && shared->no_entry)
+		slot_clear(my_entry);	/* listed later, with those without one */
+	else if (slot->state != SLOT_BLOCKED)
+		slot_want(slot);
+	launcher = shared->launcher;
+	LWLockRelease(shmem_lock());
+	my_entry = NULL;
+	slot_set_latch(launcher);
+}
