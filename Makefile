@@ -44,6 +44,7 @@ OBJS = \
 	src/control/neighbour.o \
 	src/worker/pace.o \
 	src/schedule/plan.o \
+	src/schedule/retry.o \
 	src/worker/question.o \
 	src/worker/queue.o \
 	src/response/answer.o \

@@ -727,7 +727,7 @@ stat_timestamp(int64 until)
 
 /* A server, or what has failed there, rests until then, whatever the key. */
 void
-stat_note_pause(Oid serverid, int64 until, ScheduleRetry why)
+stat_note_pause(Oid serverid, int64 until, RetryKind why)
 {
 	TimestampTz at = until > 0 ? stat_timestamp(until) : 0;
 
@@ -738,7 +738,7 @@ stat_note_pause(Oid serverid, int64 until, ScheduleRetry why)
 		if (account->serverid != serverid || account->server_until == at)
 			continue;
 		account->server_until = at;
-		account->server_limited = why == SCHEDULE_RATE_LIMITED;
+		account->server_limited = why == RETRY_RATE_LIMITED;
 		mine.changed[i] = true;
 	}
 }

@@ -12,7 +12,7 @@
 
 #include "response/answer.h"
 #include "http/result.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 
 /* For the library's load, in the postmaster. */
 extern void stat_init(void);
@@ -46,7 +46,7 @@ extern void stat_note_no_answer(const StatRequest *request);
 extern void stat_note_unchanged(void);
 extern void stat_note_written(const Answer *answer, bool watched);
 extern void stat_note_error(const char *sqlstate);
-extern void stat_note_pause(Oid serverid, int64 until, ScheduleRetry why);
+extern void stat_note_pause(Oid serverid, int64 until, RetryKind why);
 extern void stat_note_refused_key(Oid serverid, Oid umid, int64 until);
 extern void stat_forget_pauses(void);
 extern void stat_before_wait(long timeout);

@@ -103,19 +103,6 @@ typedef struct ScheduleSummary
 	float		shares[SCHEDULE_SHARES];	/* what forecasts are made from */
 } ScheduleSummary;
 
-/* Why a task is asked about again although the answer said nothing of it. */
-typedef enum ScheduleRetry
-{
-	SCHEDULE_TRANSIENT,			/* trouble of the server that may pass */
-	SCHEDULE_RATE_LIMITED,		/* the server wants fewer questions */
-	SCHEDULE_UNREADABLE,		/* an answer that holds no task */
-	SCHEDULE_REJECTED,			/* most likely a wrong base URL */
-	SCHEDULE_AUTH,				/* a key that the server refuses */
-	SCHEDULE_UNKNOWN_TASK,		/* the task may be too new */
-	SCHEDULE_NO_OUTPUT,			/* the file may not be there yet */
-	SCHEDULE_ROW,				/* trouble of the row itself */
-} ScheduleRetry;
-
 extern Size schedule_size(int max_keys);
 extern Schedule *schedule_init(void *memory, int max_keys);
 extern ScheduleKey schedule_key(Schedule *schedule, const char *server,
@@ -152,8 +139,5 @@ extern void schedule_forecast_from(const ScheduleSummary *summary,
 extern bool schedule_is_name(const char *kept, const char *name);
 extern bool schedule_summarize(Schedule *schedule, int n,
 							   ScheduleSummary *summary);
-
-extern int64 schedule_retry(ScheduleRetry why, int failures, double random);
-extern bool schedule_is_final(ScheduleRetry why, int failures, int64 since);
 
 #endif							/* ANYVOD_SCHEDULE_H */

@@ -947,16 +947,16 @@ queue_note_answer(QueueTask *task, int64 started)
 /* How long to ask nothing after a failure. */
 static int64
 queue_pause(const QueueHealth *health, const QueueTask *task,
-			ScheduleRetry why, int retry_after, double random)
+			RetryKind	why, int retry_after, double random)
 {
 	if (retry_after >= 0)
 		return retry_after * SECOND;
-	if (why == SCHEDULE_RATE_LIMITED)
-		return schedule_retry(why, Max(health->failures, task->failures + 1),
-							  random);
+	if (why == RETRY_RATE_LIMITED)
+		return retry_delay(why, Max(health->failures, task->failures + 1),
+						   random);
 	if (queue_is_probed(health))
-		return schedule_retry(why, health->failures - QUEUE_FAILURES + 1,
-							  random);
+		return retry_delay(why, health->failures - QUEUE_FAILURES + 1,
+						   random);
 	return 0;
 }
 
@@ -966,7 +966,7 @@ queue_pause(const QueueHealth *health, const QueueTask *task,
  * way when that was noted are no further failures.
  */
 void
-queue_note_failure(QueueTask *task, ScheduleRetry why, int retry_after,
+queue_note_failure(QueueTask *task, RetryKind why, int retry_after,
 				   int64 started, int64 now, double random)
 {
 	QueueServer *server = task->account->server;
@@ -985,7 +985,7 @@ queue_note_failure(QueueTask *task, ScheduleRetry why, int retry_after,
 	{
 		health->paused_until = until;
 		health->paused_why = why;
-		health->wanted = retry_after >= 0 || why == SCHEDULE_RATE_LIMITED;
+		health->wanted = retry_after >= 0 || why == RETRY_RATE_LIMITED;
 	}
 }
 

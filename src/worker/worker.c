@@ -53,7 +53,7 @@
 #include "worker/pace.h"
 #include "worker/question.h"
 #include "worker/queue.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 #include "control/stat.h"
 #include "table/tracker.h"
 #include "server/settings.h"
@@ -433,8 +433,8 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 			int64		retry;
 
 			(void) queue_count(&task->row_failures);
-			retry = schedule_retry(SCHEDULE_ROW, task->row_failures,
-								   pg_prng_double(&pg_global_prng_state));
+			retry = retry_delay(RETRY_ROW, task->row_failures,
+								pg_prng_double(&pg_global_prng_state));
 			queue_put(task, now + retry);
 		}
 		else
