@@ -54,12 +54,6 @@
 #define QUEUE_SUSPECT_TURNS 8
 #define QUEUE_SUSPECT_SHARE 2
 
-/*
- * Of the suspects the one that has failed least goes first; each failure
- * weighs as much as waiting for so long.
- */
-#define QUEUE_FAILURE_WEIGHT (60 * SECOND)
-
 /* Trouble that has lasted for so long will not pass in a moment. */
 #define QUEUE_PATIENCE (60 * SECOND)
 
@@ -150,19 +144,6 @@ queue_compare(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 	int64		due_b = pairingheap_const_container(QueueTask, node, b)->due;
 
 	return (due_a < due_b) - (due_a > due_b);
-}
-
-/* As above, of suspects. */
-static int
-queue_compare_suspects(const pairingheap_node *a, const pairingheap_node *b,
-					   void *arg)
-{
-	const QueueTask *task_a = pairingheap_const_container(QueueTask, node, a);
-	const QueueTask *task_b = pairingheap_const_container(QueueTask, node, b);
-	int64		turn_a = task_a->due + task_a->failures * QUEUE_FAILURE_WEIGHT;
-	int64		turn_b = task_b->due + task_b->failures * QUEUE_FAILURE_WEIGHT;
-
-	return (turn_a < turn_b) - (turn_a > turn_b);
 }
 
 void
@@ -274,7 +255,7 @@ queue_account(const char *server, const char *owner)
 		*account = key;
 		account->server = queue_server(server);
 		account->fresh = pairingheap_allocate(queue_compare, NULL);
-		account->suspects = pairingheap_allocate(queue_compare_suspects, NULL);
+		account->suspects = pairingheap_allocate(queue_compare, NULL);
 		MemoryContextSwitchTo(old);
 	}
 	return account;
