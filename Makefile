@@ -42,7 +42,7 @@ OBJS = \
 	src/launcher/launcher.o \
 	src/worker/lister.o \
 	src/control/neighbour.o \
-	src/worker/pace.o \
+	src/worker/durations.o \
 	src/schedule/plan.o \
 	src/schedule/retry.o \
 	src/worker/question.o \

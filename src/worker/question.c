@@ -22,7 +22,7 @@
 #include "response/answer.h"
 #include "anyvod.h"
 #include "http/client.h"
-#include "worker/pace.h"
+#include "worker/durations.h"
 #include "worker/question.h"
 #include "worker/queue.h"
 #include "schedule/retry.h"
@@ -230,9 +230,9 @@ question_on_running(Question *ask, const Answer *answer, int64 now)
 	task->held = false;
 	queue_note_answer(task, ask->request->started);
 	/* the wait counts from when the answer came, not from when it is read */
-	ask->due = pace_note_running(task, answer, ask->request->started,
-								 ask->request->started +
-									 ask->request->elapsed);
+	ask->due = durations_record_running(task, answer,
+										ask->request->started +
+											ask->request->elapsed);
 	if (question_is_too_old(task))
 		question_add_change(ask, "abandoned")->answer = answer;
 	else if (question_is_news(ask, answer))
@@ -247,7 +247,6 @@ question_on_ended(Question *ask, const Answer *answer, const char *state,
 				  int64 now)
 {
 	queue_note_answer(ask->task, ask->request->started);
-	pace_note_ended(ask->task, answer, now);
 	ask->due = now;				/* if it cannot be written now */
 	question_add_change(ask, state)->answer = answer;
 }
@@ -313,7 +312,7 @@ question_on_server_trouble(Question *ask, RetryKind why, const char *code,
 		queue_note_trouble(&server->trouble, code, message, now);
 	}
 	if (why == RETRY_RATE_LIMITED)
-		pace_push_back(task, now);
+		durations_throttle(task, now);
 	task->held = true;
 	(void) queue_count(&task->failures);
 	ask->due = now;

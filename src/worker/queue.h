@@ -101,8 +101,7 @@ struct QueueTask
 	int			polls;			/* questions not yet written into the row */
 	uint32		trouble_since;	/* first answer of "trouble", in ms, cut off */
 	uint32		known_at;		/* in seconds, rounded up */
-	ScheduleRunning running;	/* where it was last seen running, ... */
-	uint32		seen;			/* by a question that was asked then, in ms */
+	ScheduleRunning running;	/* where it was last seen running */
 	uint16		failures;		/* in a row, of asking */
 	uint16		row_failures;	/* in a row, of reading or writing its row */
 	uint16		skips;			/* in a row, of writing it while it was held */

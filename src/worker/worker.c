@@ -50,7 +50,7 @@
 #include "http/client.h"
 #include "launcher/launcher.h"
 #include "worker/lister.h"
-#include "worker/pace.h"
+#include "worker/durations.h"
 #include "worker/question.h"
 #include "worker/queue.h"
 #include "schedule/retry.h"
@@ -155,7 +155,7 @@ worker_note_outcome(TrackerOutcome outcome)
 static void
 worker_forget_task(QueueTask *task, const Answer *answer)
 {
-	pace_note_over(task, answer);
+	durations_record_over(task, answer);
 	queue_remove(task);
 }
 
@@ -311,7 +311,7 @@ worker_send(Question *ask, int64 now)
 {
 	ask->task->polls++;
 	http_begin(ask->request);
-	pace_note_start(ask->task, now);
+	durations_record_start(ask->task, now);
 	stat_note_request(ask->serverid, ask->umid);
 }
 
@@ -799,7 +799,7 @@ worker_time_to_wait(void)
 {
 	int64		now = monotonic_us();
 	int64		until = Min(Min(lister_next(), writer_next()),
-							pace_next_lesson());
+							durations_next_read());
 	const Question *ahead = worker_first_ahead();
 	bool		idle = worker_is_idle();
 
@@ -884,7 +884,7 @@ worker_init(void)
 	question_init(worker.asks);
 	worker_keep_memory();
 	queue_init();
-	pace_init();
+	durations_init();
 	writer_init(worker_on_written);
 	worker.round_size = WORKER_ROUND;
 }
@@ -952,7 +952,7 @@ worker_turn(void)
 	else if (worker_ask())
 		timeout = 0;
 	else
-		pace_learn();
+		durations_read();
 	worker_send_due();
 	MemoryContextReset(worker.round);
 	if (worker.absent)
@@ -971,7 +971,7 @@ worker_turn(void)
 		timeout = 0;
 
 	stat_before_wait(timeout);
-	pace_publish(timeout);
+	durations_publish(timeout);
 
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
 	HOLD_CANCEL_INTERRUPTS();

@@ -133,7 +133,7 @@ trouble_of_a_task_is_final_by_time_and_count(void)
 
 /* The first answer counts, and three more questions after their waits. */
 static void
-three_more_questions_take_as_long_as_it_is_borne(void)
+three_more_polls_take_as_long_as_it_is_borne(void)
 {
 	for (int i = 0; i < (int) lengthof(kinds); i++)
 	{
@@ -158,6 +158,6 @@ main(void)
 	RUN(what_may_become_final_is_never_asked_about_too_early);
 	RUN(trouble_of_others_is_never_final);
 	RUN(trouble_of_a_task_is_final_by_time_and_count);
-	RUN(three_more_questions_take_as_long_as_it_is_borne);
+	RUN(three_more_polls_take_as_long_as_it_is_borne);
 	return check_summary();
 }
