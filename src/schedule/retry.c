@@ -20,6 +20,7 @@
 #include "schedule/retry.h"
 
 #define SECOND INT64CONST(1000000)
+#define HOUR (3600 * SECOND)
 
 /* Waits are spread by this part of them to both sides, ... */
 #define RETRY_JITTER 0.25
@@ -30,7 +31,9 @@
 /*
  * First and longest wait of each kind, and for how long and for how many polls
  * a failure is borne before it is final (0: for ever).  Three more polls of an
- * unknown task take at least 60 s, of one without output at least 30 s.
+ * unknown task take at least 60 s, of one without output at least 30 s.  A task
+ * that was seen running exists: a gateway that does not know it has most likely
+ * lost its database for a while, or is another one.
  */
 static const struct
 {
@@ -45,9 +48,17 @@ static const struct
 	[RETRY_REJECTED] = {10 * SECOND, 300 * SECOND, 0, 0},
 	[RETRY_AUTH] = {60 * SECOND, 60 * SECOND, 0, 0},
 	[RETRY_UNKNOWN_TASK] = {20 * SECOND, 20 * SECOND, 60 * SECOND, 4},
+	[RETRY_LOST_TASK] = {20 * SECOND, 600 * SECOND, 6 * HOUR, 4},
 	[RETRY_NO_OUTPUT] = {10 * SECOND, 10 * SECOND, 30 * SECOND, 4},
 	[RETRY_ROW] = {1 * SECOND, 600 * SECOND, 0, 0},
 };
+
+/* What it is that a gateway says it does not know a task. */
+RetryKind
+retry_unknown_task(bool seen_running)
+{
+	return seen_running ? RETRY_LOST_TASK : RETRY_UNKNOWN_TASK;
+}
 
 /*
  * How long to wait, in microseconds, after the "failures"-th failure in a row

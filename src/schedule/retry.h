@@ -21,10 +21,12 @@ typedef enum RetryKind
 	RETRY_REJECTED,				/* most likely a wrong base URL */
 	RETRY_AUTH,					/* a key that the server refuses */
 	RETRY_UNKNOWN_TASK,			/* the task may be too new */
+	RETRY_LOST_TASK,			/* unknown now, but it was seen running */
 	RETRY_NO_OUTPUT,			/* the file may not be there yet */
 	RETRY_ROW,					/* the row could not be read or written */
 } RetryKind;
 
+extern RetryKind retry_unknown_task(bool seen_running);
 extern int64 retry_delay(RetryKind kind, int failures, double random);
 extern bool retry_is_final(RetryKind kind, int failures, int64 since);
 

@@ -419,7 +419,8 @@ question_on_answer(Question *ask, const Answer *answer, int64 now)
 			question_on_trouble(ask, answer, RETRY_NO_OUTPUT, now);
 			break;
 		case ANSWER_UNKNOWN_TASK:
-			question_on_trouble(ask, answer, RETRY_UNKNOWN_TASK, now);
+			question_on_trouble(ask, answer,
+								retry_unknown_task(ask->status != NULL), now);
 			break;
 		case ANSWER_AUTH:
 			question_on_auth(ask, answer, now);
