@@ -40,8 +40,9 @@ OBJS = \
 	src/http/result.o \
 	src/launcher/launcher.o \
 	src/worker/lister.o \
-	src/worker/pace.o \
+	src/worker/durations.o \
 	src/schedule/plan.o \
+	src/schedule/retry.o \
 	src/worker/question.o \
 	src/worker/queue.o \
 	src/response/answer.o \

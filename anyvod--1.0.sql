@@ -313,24 +313,18 @@ GRANT SELECT ON @extschema@.anyvod_stat_worker,
 
 CREATE FUNCTION @extschema@.anyvod_stat_get_schedules(
     OUT datid oid, OUT server text, OUT task_type text, OUT model text,
-    OUT ended bigint, OUT censored bigint, OUT running bigint,
-    OUT duration_p50_ms double precision, OUT duration_p95_ms double precision,
-    OUT requests double precision, OUT delay_mean_ms double precision,
-    OUT delay_p95_ms double precision, OUT next_rebuild integer,
-    OUT c double precision, OUT pressure double precision,
-    OUT published_at timestamptz)
+    OUT ended bigint, OUT running bigint,
+    OUT duration_p50_ms double precision, OUT duration_p95_ms double precision)
 RETURNS SETOF record
-LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 8
+LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 8
 AS 'MODULE_PATHNAME';
 
 COMMENT ON FUNCTION @extschema@.anyvod_stat_get_schedules() IS
     'what anyvod_stat_schedule shows';
 
 CREATE VIEW @extschema@.anyvod_stat_schedule WITH (security_invoker = true) AS
-    SELECT d.datname, s.server, s.task_type, s.model, s.ended, s.censored,
-           s.running, s.duration_p50_ms, s.duration_p95_ms, s.requests,
-           s.delay_mean_ms, s.delay_p95_ms, s.next_rebuild, s.c, s.pressure,
-           s.published_at
+    SELECT d.datname, s.server, s.task_type, s.model, s.ended, s.running,
+           s.duration_p50_ms, s.duration_p95_ms
     FROM @extschema@.anyvod_stat_get_schedules() AS s
          JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 

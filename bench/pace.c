@@ -51,7 +51,6 @@ typedef struct Task
 	int64		created;		/* microseconds, as all times here */
 	int64		end;
 	int64		due;
-	int64		asked;			/* the latest question while it ran */
 	int			requests;
 	ScheduleRunning running;
 } Task;
@@ -216,20 +215,15 @@ ask(Schedule *schedule, Task *task)
 	if (now >= task->end)
 	{
 		if (task->running.key == key)
-			schedule_note_finish(schedule, key, task->asked, now,
-								 told(task->end));
-		else
-			schedule_note_past(schedule, key, now, told(task->end));
-		schedule_note_gone(schedule, &task->running);
-		schedule_note_end(schedule, key,
+			schedule_record_finish(schedule, key, now, told(task->end));
+		schedule_record_gone(schedule, &task->running);
+		schedule_record_end(schedule, key,
 						  told(task->end) - told(task->created), SECOND);
 		return;
 	}
-	schedule_note_past(schedule, key, now, told(task->created));
 	elapsed = now - schedule_skew(schedule, key) - told(task->created) -
 		SECOND / 2;
-	schedule_note_running(schedule, &task->running, key, elapsed);
-	task->asked = now;
+	schedule_record_running(schedule, &task->running, key, elapsed);
 	task->due = now + schedule_next(schedule, &settings, key, elapsed, now,
 									random_share());
 	heap_put(task);

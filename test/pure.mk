@@ -23,7 +23,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-I$(UNIT) $(MORE_CFLAGS)
 
 # The pure files: no SPI, no libcurl, no clock, no backend.
-PURE = answer document plan sanitize schedule value validate
+PURE = answer document plan retry sanitize schedule value validate
 HELPERS = bytes expected memory sound
 HEADERS = $(wildcard $(HERE)/*.h $(UNIT)/*.h $(TOP)/src/*.h \
 	$(TOP)/src/response/*.h $(TOP)/src/schedule/*.h \

@@ -444,7 +444,7 @@ counters_timestamp(int64 until)
 
 /* A server is paused until then, whatever the key. */
 void
-counters_server_paused(Oid serverid, int64 until, ScheduleRetry why)
+counters_server_paused(Oid serverid, int64 until, RetryKind why)
 {
 	TimestampTz at = until > 0 ? counters_timestamp(until) : 0;
 
@@ -455,7 +455,7 @@ counters_server_paused(Oid serverid, int64 until, ScheduleRetry why)
 		if (server->serverid != serverid || server->server_until == at)
 			continue;
 		server->server_until = at;
-		server->server_limited = why == SCHEDULE_RATE_LIMITED;
+		server->server_limited = why == RETRY_RATE_LIMITED;
 		mine.changed[i] = true;
 	}
 }

@@ -13,7 +13,7 @@
 #include "datatype/timestamp.h"
 #include "http/result.h"
 #include "response/answer.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 
 /* How a request ends: with a response, by its verdict, or with none. */
 #define COUNTERS_NO_RESPONSE ANSWER_VERDICTS
@@ -119,7 +119,7 @@ extern void counters_unchanged(void);
 extern void counters_written(const Answer *answer, bool watched);
 extern void counters_error(const char *sqlstate);
 extern void counters_server_paused(Oid serverid, int64 until,
-								   ScheduleRetry why);
+								   RetryKind why);
 extern void counters_key_refused(Oid serverid, Oid umid, int64 until);
 extern void counters_set_condition(CountersCondition condition);
 extern void counters_before_wait(long timeout, int64 pending,

@@ -3,9 +3,9 @@
  * stat_schedule.c
  *		What workers have learned of durations, for all to see.
  *
- * A worker copies its keys to shared memory once a second at most, when it is
- * awake anyway and has learned something.  What was learned outlives it there,
- * until others need the room.
+ * A worker copies the keys of which it has learned something to shared memory,
+ * once a second at most, when it is awake anyway.  What was learned outlives it
+ * there, until others need the room.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -37,81 +37,24 @@
 PG_FUNCTION_INFO_V1(anyvod_stat_get_schedules);
 PG_FUNCTION_INFO_V1(anyvod_forecast_of);
 
-/* Keys of all databases that are kept; the one published first goes. */
-#define STAT_SCHEDULES 256
-
 /* Columns of the functions, as the SQL script has them. */
-#define STAT_SCHEDULE_COLUMNS 16
+#define STAT_SCHEDULE_COLUMNS 8
 #define STAT_FORECAST_COLUMNS 4
-
-/* A key of a database. */
-typedef struct StatSchedule
-{
-	Oid			database;		/* InvalidOid: free */
-	TimestampTz published_at;
-	ScheduleSummary summary;
-} StatSchedule;
-
-static StatSchedule *shared = NULL;
-static LWLock *shared_lock = NULL;
-
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 
 /*
  * Shared memory
  */
 
-static Size
-stat_schedule_size(void)
-{
-	return mul_size(STAT_SCHEDULES, sizeof(StatSchedule));
-}
-
-static void
-stat_schedule_shmem_request(void)
-{
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(stat_schedule_size());
-	RequestNamedLWLockTranche("anyvod_schedule", 1);
-}
-
-static void
-stat_schedule_shmem_startup(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("anyvod_schedule", stat_schedule_size(), &found);
-	if (!found)
-		memset(shared, 0, stat_schedule_size());
-	LWLockRelease(AddinShmemInitLock);
-	shared_lock = &GetNamedLWLockTranche("anyvod_schedule")->lock;
-}
-
-/* Called while the library is preloaded. */
-void
-stat_schedule_init(void)
-{
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = stat_schedule_shmem_request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = stat_schedule_shmem_startup;
-}
-
-/* The place for a key: its own, a free one, or the oldest.  Lock held. */
+/* The slot for a key: its own, a free one, or the oldest.  Lock held. */
 static StatSchedule *
-stat_schedule_place(const ScheduleSummary *summary)
+stat_schedule_slot(const ScheduleSummary *summary)
 {
-	StatSchedule *oldest = &shared[0];
+	StatSchedule *oldest = &shared->keys[0];
 
 	for (int i = 0; i < STAT_SCHEDULES; i++)
 	{
-		StatSchedule *entry = &shared[i];
+		StatSchedule *entry = &shared->keys[i];
 
 		if (entry->database == MyDatabaseId &&
 			strcmp(entry->summary.server, summary->server) == 0 &&
@@ -131,26 +74,11 @@ stat_schedule_publish(const ScheduleSummary *summary)
 	StatSchedule *entry;
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
-	entry = stat_schedule_place(summary);
+	entry = stat_schedule_slot(summary);
 	entry->database = MyDatabaseId;
 	entry->published_at = GetCurrentTimestamp();
 	entry->summary = *summary;
 	LWLockRelease(shared_lock);
-}
-
-/* A copy of what is shared, NULL if anyvod is not preloaded. */
-static StatSchedule *
-stat_schedule_copy(void)
-{
-	StatSchedule *copy;
-
-	if (shared == NULL)
-		return NULL;
-	copy = palloc(stat_schedule_size());
-	LWLockAcquire(shared_lock, LW_SHARED);
-	memcpy(copy, shared, stat_schedule_size());
-	LWLockRelease(shared_lock);
-	return copy;
 }
 
 /*
@@ -168,14 +96,14 @@ stat_schedule_find(const char *server, const char *task_type,
 	LWLockAcquire(shared_lock, LW_SHARED);
 	for (int i = 0; i < STAT_SCHEDULES && !is_there; i++)
 	{
-		const ScheduleSummary *summary = &shared[i].summary;
+		const ScheduleSummary *summary = &shared->keys[i].summary;
 
-		is_there = shared[i].database == MyDatabaseId &&
+		is_there = shared->keys[i].database == MyDatabaseId &&
 			strcmp(summary->server, server) == 0 &&
 			schedule_is_name(summary->task_type, task_type) &&
 			schedule_is_name(summary->model, model);
 		if (is_there)
-			*found = shared[i];
+			*found = shared->keys[i];
 	}
 	LWLockRelease(shared_lock);
 	return is_there;
@@ -215,60 +143,52 @@ stat_schedule_put(ReturnSetInfo *set, const StatSchedule *entry)
 	const ScheduleSummary *summary = &entry->summary;
 	Datum		values[STAT_SCHEDULE_COLUMNS];
 	bool		nulls[STAT_SCHEDULE_COLUMNS] = {false};
-	int			n = 0;
 
-	values[n++] = ObjectIdGetDatum(entry->database);
-	values[n++] = CStringGetTextDatum(summary->server);
-	values[n] = result_text(summary->task_type, &nulls[n]);
-	n++;
-	values[n] = result_text(summary->model, &nulls[n]);
-	n++;
-	values[n++] = Int64GetDatum(summary->ended);
-	values[n++] = Int64GetDatum(summary->censored);
-	values[n++] = Int64GetDatum(summary->running);
-	values[n++] = Float8GetDatum(summary->median / 1000.0);
-	values[n++] = Float8GetDatum(summary->p95 / 1000.0);
-	for (int i = n; i < (int) STAT_SCHEDULE_COLUMNS - 1; i++)
-		nulls[i] = !summary->built;
-	values[n++] = Float8GetDatum(summary->requests);
-	values[n++] = Float8GetDatum(summary->mean_delay / 1000.0);
-	values[n++] = Float8GetDatum(summary->p95_delay / 1000.0);
-	values[n++] = Int32GetDatum(summary->next_build);
-	values[n++] = Float8GetDatum(summary->c);
-	values[n++] = Float8GetDatum(summary->pressure);
-	values[n++] = TimestampTzGetDatum(entry->published_at);
-	Assert(n == STAT_SCHEDULE_COLUMNS);
+	values[0] = ObjectIdGetDatum(entry->database);
+	values[1] = CStringGetTextDatum(summary->server);
+	values[2] = result_text(summary->task_type, &nulls[2]);
+	values[3] = result_text(summary->model, &nulls[3]);
+	values[4] = Int64GetDatum(summary->ended);
+	values[5] = Int64GetDatum(summary->running);
+	values[6] = Float8GetDatum(summary->median / 1000.0);
+	values[7] = Float8GetDatum(summary->p95 / 1000.0);
 	tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
 }
 
-/* What anyvod_stat_schedule shows. */
+/* What anyvod_stat_schedule shows; nothing if anyvod is not preloaded. */
 Datum
 anyvod_stat_get_schedules(PG_FUNCTION_ARGS)
 {
-	StatSchedule *copy = stat_schedule_copy();
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	StatSchedules *copy;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (((ReturnSetInfo *) fcinfo->resultinfo)->setDesc->natts !=
-		STAT_SCHEDULE_COLUMNS)
+	if (set->setDesc->natts != STAT_SCHEDULE_COLUMNS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("incorrect number of output arguments")));
-	for (int i = 0; copy != NULL && i < STAT_SCHEDULES; i++)
+	if (shared == NULL)
+		return (Datum) 0;
+	copy = palloc(sizeof(StatSchedules));
+	LWLockAcquire(shared_lock, LW_SHARED);
+	memcpy(copy, shared, sizeof(StatSchedules));
+	LWLockRelease(shared_lock);
+	for (int i = 0; i < STAT_SCHEDULES; i++)
 	{
-		if (stat_schedule_is_visible(&copy[i]))
-			stat_schedule_put((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
+		if (stat_schedule_is_visible(&copy->keys[i]))
+			stat_schedule_put(set, &copy->keys[i]);
 	}
 	return (Datum) 0;
 }
 
 /* A text argument in UTF-8. */
 static const char *
-stat_schedule_word(FunctionCallInfo fcinfo, int n)
+stat_schedule_utf8(FunctionCallInfo fcinfo, int n)
 {
-	char	   *word = text_to_cstring(PG_GETARG_TEXT_PP(n));
+	char	   *string = text_to_cstring(PG_GETARG_TEXT_PP(n));
 	size_t		len;
 
-	return result_to_utf8(word, strlen(word), &len);
+	return result_to_utf8(string, strlen(string), &len);
 }
 
 static Datum
@@ -304,15 +224,15 @@ anyvod_forecast_of(PG_FUNCTION_ARGS)
 														  nulls)));
 	elapsed = GetCurrentTimestamp() - PG_GETARG_TIMESTAMPTZ(3);
 	if (stat_schedule_find(NameStr(*PG_GETARG_NAME(0)),
-						   stat_schedule_word(fcinfo, 1),
-						   stat_schedule_word(fcinfo, 2), &entry) &&
+						   stat_schedule_utf8(fcinfo, 1),
+						   stat_schedule_utf8(fcinfo, 2), &entry) &&
 		stat_schedule_is_visible(&entry))
 	{
 		ScheduleForecast forecast;
 
-		/* as the worker reckons: see pace_note_running() */
+		/* as the worker does: see durations_record_running() */
 		elapsed -= entry.summary.skew + INT64CONST(500000);
-		schedule_forecast_from(&entry.summary, elapsed, &forecast);
+		schedule_forecast(&entry.summary, elapsed, &forecast);
 		values[1] = stat_schedule_interval(forecast.median);
 		values[2] = stat_schedule_interval(forecast.p90);
 		values[3] = Float8GetDatum(forecast.learned);

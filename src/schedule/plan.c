@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * plan.c
- *		From how long tasks took to the times at which to ask for the next
- *		one: the arithmetic of schedule.c.
+ *		From how long tasks took to the times at which to poll the next one:
+ *		the arithmetic of schedule.c.
  *
  * A life table turns counts of ended and of still running tasks into the
- * share S(t) of tasks that run for longer than t.  Asking at x1 < x2 < ...
+ * share S(t) of tasks that run for longer than t.  Polling at x1 < x2 < ...
  * then costs, a task,
  *
  *		sum over k of [c + (x(k+1) - x(k))] S(x(k))  -  mean duration
  *
- * where c is what a question is worth in seconds of delay.  The times that
+ * where c is what a poll is worth in seconds of delay.  The times that
  * cost least are found exactly, among 32 in each bucket, from the far end:
  * dynamic programming over a lower envelope (Barlow, Hunter and Proschan
  * 1963 and Keller 1974 have the problem).
@@ -32,7 +32,7 @@
 /*
  * Behind the table's end, and where next to no task of the table is left,
  * durations are taken to have a tail like t^-a with this a.  Its hazard is
- * a/t, at which Keller's rule asks every sqrt(2 c t / a).
+ * a/t, at which Keller's rule polls every sqrt(2 c t / a).
  */
 #define PLAN_TAIL_SHAPE 1.3
 #define PLAN_TAIL_SHARE 1e-7
@@ -58,9 +58,6 @@
 #define PLAN_AROUND_TASKS 6.0
 #define PLAN_PRIOR_ENDED 1.0
 #define PLAN_AROUND_FADE 10.0
-
-/* A delay's bounds are the longest gap apart, halved so many times. */
-#define PLAN_HALVINGS 10
 
 /* Bounds of the prior's hazard in a bucket. */
 #define PLAN_LEAST_HAZARD 1e-7
@@ -218,7 +215,7 @@ plan_smooth(double *ended)
  *
  * The hazard of a bucket that few tasks reached is uncertain: that none of
  * five ended there does not mean that none will, which in a long tail would
- * leave tasks unasked for very long.  So it is shrunk towards that of the
+ * leave tasks unpolled for very long.  So it is shrunk towards that of the
  * buckets around it.  Where many tasks were at risk they outweigh that.  What
  * lies far from all that has ended, as in a burst of which the first tasks
  * end now, is left to the prior: that none ended for long does not mean that
@@ -271,41 +268,6 @@ plan_survival(const PlanTable *table, const float *prior, float *survival)
 		share *= 1 - Min(hazard, 1);
 	}
 	survival[PLAN_BUCKETS] = share;
-}
-
-/*
- * The largest difference between the shares that run by two tables, as they
- * are (Kolmogorov and Smirnov's, of Kaplan and Meier's curves).
- */
-double
-plan_distance(const PlanTable *a, const PlanTable *b)
-{
-	const PlanTable *tables[2] = {a, b};
-	double		at_risk[2] = {0, 0};
-	double		share[2] = {1, 1};
-	double		distance = 0;
-
-	for (int i = 0; i <= PLAN_BUCKETS; i++)
-		for (int k = 0; k < 2; k++)
-			at_risk[k] += tables[k]->ended[i] + tables[k]->censored[i];
-	for (int i = 0; i < PLAN_BUCKETS; i++)
-	{
-		for (int k = 0; k < 2; k++)
-		{
-			double		ended = tables[k]->ended[i];
-			double		censored = tables[k]->censored[i];
-			double		exposed = Max(at_risk[k] - censored / 2, ended);
-
-			if (ended > 0)
-				share[k] *= 1 - ended / exposed;
-			at_risk[k] -= ended + censored;
-		}
-		/* beyond the last task of either nothing is known */
-		if (at_risk[0] < 1 || at_risk[1] < 1)
-			break;
-		distance = Max(distance, fabs(share[0] - share[1]));
-	}
-	return distance;
 }
 
 /*
@@ -423,7 +385,7 @@ plan_spread(PlanWork *work, const float *survival)
  * The plan
  */
 
-/* The time between two questions in the tail. */
+/* The time between two polls in the tail. */
 double
 plan_tail_gap(double c, double seconds)
 {
@@ -431,9 +393,9 @@ plan_tail_gap(double c, double seconds)
 			   PLAN_TAIL_GAP * seconds);
 }
 
-/* Questions that a task which reaches the tail is asked there. */
+/* Polls of a task which reaches the tail, from there on. */
 static double
-plan_tail_requests(const PlanWork *work, double c)
+plan_tail_polls(const PlanWork *work, double c)
 {
 	double		begin = work->at[work->last];
 
@@ -441,18 +403,18 @@ plan_tail_requests(const PlanWork *work, double c)
 }
 
 /*
- * Find, for each point, the point to ask at next.
+ * Find, for each point, the point to poll at next.
  *
  * Going on from point i to point j costs c S(i) - x(i) S(i) plus
  *
  *		x(j) S(i) + cost(j)
  *
- * which is a line in S(i).  Points are taken from the far end: the lines
- * come with falling x, the questions with rising S.  So a later line, once
- * it is below an earlier one, stays so, and the candidates are a queue: its
- * head is the best for now, and yields to the next one when S has risen to
- * where the two cross, or when it is too far away to be allowed.  A candidate
- * that will not be best before the one behind it is dropped.
+ * which is a line in S(i).  Points are taken from the far end, that is with
+ * falling x and rising S.  So a later line, once it is below an earlier one,
+ * stays so, and the candidates are a queue: its head is the best for now, and
+ * yields to the next one when S has risen to where the two cross, or when it
+ * is too far away to be allowed.  A candidate that will not be best before the
+ * one behind it is dropped.
  */
 void
 plan_solve(PlanWork *work, double c, const PlanBounds *bounds, uint16 *next)
@@ -469,7 +431,7 @@ plan_solve(PlanWork *work, double c, const PlanBounds *bounds, uint16 *next)
 	int			newest = last;	/* next point to become a candidate */
 	int			nearest = last; /* first point that may go to "newest" */
 
-	cost[last] = survival[last] * 2 * c * plan_tail_requests(work, c);
+	cost[last] = survival[last] * 2 * c * plan_tail_polls(work, c);
 	next[last] = last;
 	for (int i = last - 1; i >= 0; i--)
 	{
@@ -509,60 +471,18 @@ plan_solve(PlanWork *work, double c, const PlanBounds *bounds, uint16 *next)
 	}
 }
 
-/* Follow a plan from its start. */
-PlanFigures
-plan_measure(const PlanWork *work, double c, const uint16 *next)
-{
-	PlanFigures figures;
-	double		waited = 0;
-	double		in_tail = work->survival[work->last] *
-		plan_tail_requests(work, c);
-
-	figures.requests = in_tail;
-	for (int i = 0; i < work->last; i = next[i])
-	{
-		figures.requests += work->survival[i];
-		waited += (work->at[next[i]] - work->at[i]) * work->survival[i];
-	}
-	/* in the tail the questions of a task cost as much as its delay */
-	figures.mean_delay = waited - work->mean + c * in_tail;
-	return figures;
-}
-
-/* Share of tasks whose end is seen more than "delay" after it. */
-static double
-plan_later_than(const PlanWork *work, const uint16 *next, double delay)
-{
-	double		share = 0;
-
-	for (int i = 0; i < work->last; i = next[i])
-	{
-		double		upto = work->at[next[i]] - delay;
-
-		if (upto > work->at[i])
-			share += work->survival[i] -
-				work->survival[plan_point(upto)];
-	}
-	return share;
-}
-
-/* The delay that a share of the tasks does not exceed, for people to read. */
+/*
+ * Follow a plan from its start: the mean time from a task's end to the poll
+ * that sees it, if durations are as the table says.
+ */
 double
-plan_delay_quantile(const PlanWork *work, const uint16 *next, double share)
+plan_mean_delay(const PlanWork *work, double c, const uint16 *next)
 {
-	double		low = 0;
-	double		high = 0;
+	double		polled = 0;		/* mean time of that poll */
 
 	for (int i = 0; i < work->last; i = next[i])
-		high = Max(high, work->at[next[i]] - work->at[i]);
-	for (int i = 0; i < PLAN_HALVINGS; i++)
-	{
-		double		middle = (low + high) / 2;
-
-		if (plan_later_than(work, next, middle) > 1 - share)
-			low = middle;
-		else
-			high = middle;
-	}
-	return high;
+		polled += (work->at[next[i]] - work->at[i]) * work->survival[i];
+	/* in the tail the polls of a task cost as much as its delay */
+	return polled - work->mean +
+		c * work->survival[work->last] * plan_tail_polls(work, c);
 }

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * plan.h
- *		From how long tasks took to the times at which to ask for the next
- *		one: the arithmetic of schedule.c.
+ *		From how long tasks took to the times at which to poll the next one:
+ *		the arithmetic of schedule.c.
  *
  * Pure: no state, no SPI, no clock, no memory of its own.  Times are seconds
  * since the upstream started a task.
@@ -23,7 +23,7 @@
 #define PLAN_BUCKETS (15 * PLAN_OCTAVE)
 #define PLAN_LEAST 0.5
 
-/* A question may be asked at 0 and at so many times in each bucket. */
+/* A task may be polled at 0 and at so many times in each bucket. */
 #define PLAN_STEPS 32
 #define PLAN_POINTS (PLAN_BUCKETS * PLAN_STEPS + 2)
 
@@ -34,7 +34,7 @@ typedef struct PlanTable
 	double		censored[PLAN_BUCKETS + 1];
 } PlanTable;
 
-/* Bounds of the time between two questions. */
+/* Bounds of the time between two polls. */
 typedef struct PlanBounds
 {
 	double		least;
@@ -47,7 +47,7 @@ typedef struct PlanBounds
  */
 typedef struct PlanWork
 {
-	double		at[PLAN_POINTS];	/* when one may ask */
+	double		at[PLAN_POINTS];	/* when one may poll */
 	double		survival[PLAN_POINTS];	/* share of tasks that run then */
 	double		cost[PLAN_POINTS];	/* of going on from there */
 	double		yields[PLAN_POINTS];	/* see plan_solve */
@@ -57,13 +57,6 @@ typedef struct PlanWork
 	int			last;			/* point from which the tail is a formula */
 } PlanWork;
 
-/* What a plan comes to, if durations are as the table says. */
-typedef struct PlanFigures
-{
-	double		requests;		/* a task */
-	double		mean_delay;		/* from its end to the answer that says so */
-} PlanFigures;
-
 extern void plan_init(PlanWork *work);
 extern int	plan_bucket(double seconds);
 extern double plan_bucket_start(int bucket);
@@ -72,7 +65,6 @@ extern void plan_prior(double median, float *prior);
 extern void plan_smooth(double *ended);
 extern void plan_survival(const PlanTable *table, const float *prior,
 						  float *survival);
-extern double plan_distance(const PlanTable *a, const PlanTable *b);
 extern double plan_survival_at(const float *survival, double seconds);
 extern double plan_quantile(const float *survival, double share);
 extern double plan_remaining(const float *survival, double seconds,
@@ -81,9 +73,7 @@ extern void plan_spread(PlanWork *work, const float *survival);
 extern void plan_solve(PlanWork *work, double c, const PlanBounds *bounds,
 					   uint16 *next);
 extern double plan_tail_gap(double c, double seconds);
-extern PlanFigures plan_measure(const PlanWork *work, double c,
-								const uint16 *next);
-extern double plan_delay_quantile(const PlanWork *work, const uint16 *next,
-								  double share);
+extern double plan_mean_delay(const PlanWork *work, double c,
+							  const uint16 *next);
 
 #endif							/* ANYVOD_PLAN_H */

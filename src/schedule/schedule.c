@@ -1,15 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * schedule.c
- *		When to ask again.
+ *		When to poll a running task again.
  *
- * For a running task: so that its end is seen, on average, within the delay
- * that the DBA asks for, by the fewest questions.  Here is what is kept of
- * each key and when its plan is made anew; plan.c makes it.  doc/schedule.md
- * has the idea on a page.
- *
- * After trouble: by the kind of trouble, later each time, and never at the
- * same moment for all.
+ * So that its end is seen, on average, within the delay that the DBA asks
+ * for, by the fewest polls.  This file keeps what is known of each key and
+ * decides when its plan is made anew; plan.c makes it.  doc/schedule.md has
+ * the idea on a page.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -31,46 +28,27 @@
 /* Bytes of a character at most. */
 #define MAX_UTF8_BYTES 4
 
-/* Questions about running tasks are spread by this much to both sides. */
+/* Waits are spread by this part of them to both sides. */
 #define SCHEDULE_JITTER 0.05
 
-/* Those after trouble by this much, so that a herd comes apart. */
-#define SCHEDULE_RETRY_JITTER 0.25
-
-/*
- * After so many tasks an older one counts half: for as long as nothing seems
- * to have changed, for the memory that tells whether something has, and by
- * how much a task the first grows to its own again after a change.
- */
-#define SCHEDULE_LONG_HALF_LIFE 2000.0
-#define SCHEDULE_SHORT_HALF_LIFE 50.0
-#define SCHEDULE_HALF_LIFE_GROWTH 0.5
-
-/*
- * The short memory differs from the long one if their distance is that many
- * times what chance makes of it; it does so once in a million.
- */
-#define SCHEDULE_CHANGE 2.7
-
-/*
- * The weight of a new task grows instead of that of the old ones falling;
- * now and then all are brought down.
- */
-#define SCHEDULE_HEAVIEST 1e6
+/* After so many tasks an older one counts half. */
+#define SCHEDULE_HALF_LIFE 350.0
 
 /* Plans of two points that differ by more points than this do not mix. */
 #define SCHEDULE_JUMP 4
 
-/* A plan is made anew when this share of what it knows is new, but not more
- * often than so. */
-#define SCHEDULE_NEWS 0.1
+/*
+ * A plan is made anew when this share of what it was made from is new, but not
+ * more often than so.
+ */
+#define SCHEDULE_NEW_SHARE 0.1
 #define SCHEDULE_BUILD_WAIT (2 * SECOND)
 
 /* The mean delay aimed at is not more than this part of the median. */
 #define SCHEDULE_DELAY_PART 12
 
 /*
- * However sure the table seems, a question is asked after this part of the
+ * However sure the table seems, a task is polled after this part of the
  * median, or so many seconds if that is longer.
  */
 #define SCHEDULE_GAP_PART 2
@@ -79,34 +57,30 @@
 /* How near to the aim the mean delay must be, and the tries to get there. */
 #define SCHEDULE_TOLERANCE 0.02
 #define SCHEDULE_TRIES 16
-#define SCHEDULE_LEAST_C 1e-6
 #define SCHEDULE_MOST_C 1e6
 
 /*
  * The points of a plan are apart by 0.27 % of the time, so a delay far below
- * that cannot be had.  A c below this part of the median only makes questions
- * more that come before.
+ * that cannot be had.  A c below this part of the median only makes more polls
+ * that come too early.
  */
 #define SCHEDULE_FINEST_C 4e-6
 
 /*
- * A server that pushes back raises c by this, once in a second at most and
- * so far at most, which makes questions 100 times fewer; half of that is
- * taken back in a minute.
+ * A throttled server's c is raised by this, once in a second at most and so far
+ * at most, which makes polls 100 times fewer; half of that is taken back in a
+ * minute.
  */
-#define SCHEDULE_PUSH 1.5
-#define SCHEDULE_PUSH_WAIT SECOND
-#define SCHEDULE_MOST_PRESSURE 1e4
-#define SCHEDULE_PRESSURE_HALF_LIFE (60.0 * SECOND)
+#define SCHEDULE_THROTTLE 1.5
+#define SCHEDULE_THROTTLE_WAIT SECOND
+#define SCHEDULE_MOST_THROTTLE 1e4
+#define SCHEDULE_THROTTLE_HALF_LIFE (60.0 * SECOND)
 
-/* A plan is made anew when the pressure has changed by this much. */
-#define SCHEDULE_PRESSURE_CHANGE 1.25
+/* A plan is made anew when the throttle has changed by this much. */
+#define SCHEDULE_THROTTLE_CHANGE 1.25
 
-/* Bounds of a skew are near when they differ by no more than this. */
-#define SCHEDULE_SKEW_NEAR (2 * SECOND)
-
-/* Bounds of a skew are kept for so many, and at most twice as many, answers. */
-#define SCHEDULE_SKEW_WINDOW 256
+/* The skew is the least of the latest so many to twice so many ends. */
+#define SCHEDULE_SKEW_WINDOW 32
 
 /* A typical duration of each kind of task, until its own are known. */
 typedef enum ScheduleKind
@@ -129,65 +103,44 @@ static const struct
 	[SCHEDULE_OTHER] = {"", 60},
 };
 
-/* Bounds of how far our clock is ahead of an upstream's. */
-typedef struct ScheduleBounds
-{
-	int64		least;
-	int64		most;
-} ScheduleBounds;
-
-/* A server: how hard it pushes back, and its clock. */
+/* A server: by how much it is throttled, and its clock. */
 typedef struct ScheduleServer
 {
-	int			keys;			/* that belong to it, 0: a free place */
-	double		pressure;		/* c is multiplied by this, as of then: */
-	int64		pressed_at;
-	ScheduleBounds skew;		/* of the running window */
-	ScheduleBounds old_skew;	/* of the one before it */
-	int			skew_seen;		/* answers in the running window */
+	int			keys;			/* that belong to it, 0: a free slot */
+	double		throttle;		/* c is multiplied by this, as of then: */
+	int64		throttled_at;
+	int64		skew;			/* least in the running window */
+	int64		old_skew;		/* in the one before it */
+	int			skew_ends;		/* ends in the running window */
 	char		name[SCHEDULE_NAME];
 } ScheduleServer;
-
-/* Tasks by bucket, of which older ones count less. */
-typedef struct ScheduleMemory
-{
-	float		ended[PLAN_BUCKETS + 1];
-	float		censored[PLAN_BUCKETS + 1];
-	double		half_life;		/* in tasks */
-	double		weight;			/* of a new task */
-	double		total;			/* all tasks, in new ones */
-	double		squares;		/* sum of squared weights, likewise */
-} ScheduleMemory;
 
 /* What is known of a key, and its plan. */
 typedef struct ScheduleEntry
 {
-	ScheduleKey key;			/* SCHEDULE_NO_KEY: a free place */
-	uint64		hash;
-	uint64		used;			/* when, by the schedule's own count */
-	int			next_entry;		/* in its chain, -1: none */
-	int			server;
+	ScheduleKey key;			/* SCHEDULE_NO_KEY: a free slot */
+	int64		used;			/* when, by the schedule's own count */
+	ScheduleServer *server;
 	ScheduleKind kind;
 
-	ScheduleMemory memory;		/* that plans are made from */
-	ScheduleMemory latest;		/* a short one */
+	/* tasks by bucket: a new one counts 1, older ones less */
+	float		ended[PLAN_BUCKETS + 1];
+	float		censored[PLAN_BUCKETS + 1];
+	double		total;			/* of both */
 	int32		running[PLAN_BUCKETS + 1];	/* where they were last seen */
-	double		news;			/* tasks since the plan was made */
+	double		unplanned;		/* tasks since the plan was made */
 	int64		tasks_ended;
-	int64		tasks_censored;
 	int64		tasks_running;
+	bool		changed;		/* since it was summed up */
 
 	/* the plan, and what it was made for */
 	bool		built;
 	int64		built_at;
 	ScheduleSettings settings;
-	double		pressure;
-	double		c;				/* before the pressure */
+	double		throttle;
+	double		c;				/* before the throttle */
 	double		gap_cap;		/* seconds */
 	int			last;			/* see PlanWork */
-	PlanFigures figures;
-	double		p95_delay;		/* negative: not worked out yet */
-	float		survival[PLAN_BUCKETS + 1]; /* that it was made for */
 	uint16		next[PLAN_POINTS];
 
 	char		task_type[SCHEDULE_NAME];
@@ -197,12 +150,13 @@ typedef struct ScheduleEntry
 struct Schedule
 {
 	int			max_keys;
-	uint64		uses;
+	int64		uses;
+	int64		past_uses;		/* counts down */
 	uint32		serial;			/* of the latest key */
 	PlanWork	work;
 	float		priors[SCHEDULE_KINDS][PLAN_BUCKETS];
 	ScheduleServer *servers;	/* max_keys of them */
-	int		   *chains;			/* max_keys heads of chains of entries */
+	uint64	   *hashes;			/* of the entries' names */
 	ScheduleEntry entries[FLEXIBLE_ARRAY_MEMBER];
 };
 
@@ -223,7 +177,7 @@ Size
 schedule_size(int max_keys)
 {
 	return schedule_entries_size(max_keys) +
-		max_keys * (sizeof(ScheduleServer) + sizeof(int));
+		max_keys * (sizeof(ScheduleServer) + sizeof(uint64));
 }
 
 /* Make one in memory of that size.  It holds no other memory. */
@@ -237,9 +191,7 @@ schedule_init(void *memory, int max_keys)
 	schedule->max_keys = max_keys;
 	memory = (char *) memory + schedule_entries_size(max_keys);
 	schedule->servers = (ScheduleServer *) memory;
-	schedule->chains = (int *) (schedule->servers + max_keys);
-	for (int i = 0; i < max_keys; i++)
-		schedule->chains[i] = -1;
+	schedule->hashes = (uint64 *) (schedule->servers + max_keys);
 	plan_init(&schedule->work);
 	for (int kind = 0; kind < SCHEDULE_KINDS; kind++)
 		plan_prior(schedule_kinds[kind].median, schedule->priors[kind]);
@@ -291,60 +243,28 @@ schedule_kind(const char *task_type)
 	return SCHEDULE_OTHER;
 }
 
-/* The server's place; it gets one if it has none. */
-static int
+/* The server of that name, NULL if no key belongs to it; "make": a new one. */
+static ScheduleServer *
 schedule_server(Schedule *schedule, const char *name, bool make)
 {
-	int			place = -1;
+	ScheduleServer *unused = NULL;
 
 	for (int i = 0; i < schedule->max_keys; i++)
 	{
 		ScheduleServer *server = &schedule->servers[i];
 
 		if (server->keys > 0 && schedule_is_name(server->name, name))
-			return i;
-		if (server->keys == 0 && place < 0)
-			place = i;
+			return server;
+		if (server->keys == 0)
+			unused = server;
 	}
 	if (!make)
-		return -1;
-	memset(&schedule->servers[place], 0, sizeof(ScheduleServer));
-	schedule->servers[place].pressure = 1;
-	schedule->servers[place].skew.least = PG_INT64_MIN;
-	schedule->servers[place].skew.most = PG_INT64_MAX;
-	schedule->servers[place].old_skew = schedule->servers[place].skew;
-	schedule_keep_name(schedule->servers[place].name, name);
-	return place;
-}
-
-static int *
-schedule_chain(Schedule *schedule, uint64 hash)
-{
-	return &schedule->chains[hash % schedule->max_keys];
-}
-
-/* Forget the entry that was not used for the longest time. */
-static ScheduleEntry *
-schedule_evict(Schedule *schedule)
-{
-	ScheduleEntry *oldest = &schedule->entries[0];
-	int		   *link;
-
-	for (int i = 0; i < schedule->max_keys; i++)
-	{
-		ScheduleEntry *entry = &schedule->entries[i];
-
-		if (entry->key == SCHEDULE_NO_KEY)
-			return entry;
-		if (entry->used < oldest->used)
-			oldest = entry;
-	}
-	link = schedule_chain(schedule, oldest->hash);
-	while (&schedule->entries[*link] != oldest)
-		link = &schedule->entries[*link].next_entry;
-	*link = oldest->next_entry;
-	schedule->servers[oldest->server].keys--;
-	return oldest;
+		return NULL;
+	memset(unused, 0, sizeof(ScheduleServer));
+	unused->throttle = 1;
+	unused->skew = unused->old_skew = PG_INT64_MAX;
+	schedule_keep_name(unused->name, name);
+	return unused;
 }
 
 /* The entry that a key names, NULL if it is forgotten. */
@@ -358,31 +278,87 @@ schedule_entry(const Schedule *schedule, ScheduleKey key)
 	return key != SCHEDULE_NO_KEY && entry->key == key ? entry : NULL;
 }
 
-static ScheduleKey
-schedule_add_key(Schedule *schedule, uint64 hash, const char *server,
-				 const char *task_type, const char *model)
+/* A free entry, or the one that was not used for the longest time. */
+static ScheduleEntry *
+schedule_oldest(Schedule *schedule)
 {
-	ScheduleEntry *entry = schedule_evict(schedule);
-	int		   *chain = schedule_chain(schedule, hash);
+	ScheduleEntry *oldest = &schedule->entries[0];
 
+	for (int i = 0; i < schedule->max_keys; i++)
+	{
+		ScheduleEntry *entry = &schedule->entries[i];
+
+		if (entry->key == SCHEDULE_NO_KEY)
+			return entry;
+		if (entry->used < oldest->used)
+			oldest = entry;
+	}
+	return oldest;
+}
+
+/* Put a new key into an entry, whatever is in it. */
+static void
+schedule_set_key(Schedule *schedule, ScheduleEntry *entry, uint64 hash,
+				 const char *server, const char *task_type, const char *model)
+{
+	uint32		n = (uint32) (entry - schedule->entries);
+
+	if (entry->key != SCHEDULE_NO_KEY)
+		entry->server->keys--;
 	memset(entry, 0, sizeof(*entry));
 	if (++schedule->serial > PG_UINT32_MAX / SCHEDULE_MOST_KEYS)
 		schedule->serial = 1;
-	entry->key = schedule->serial * SCHEDULE_MOST_KEYS +
-		(uint32) (entry - schedule->entries);
-	entry->hash = hash;
-	entry->used = ++schedule->uses;
-	entry->next_entry = *chain;
-	*chain = entry - schedule->entries;
+	entry->key = schedule->serial * SCHEDULE_MOST_KEYS + n;
+	schedule->hashes[n] = hash;
 	entry->server = schedule_server(schedule, server, true);
-	schedule->servers[entry->server].keys++;
+	entry->server->keys++;
 	entry->kind = schedule_kind(task_type);
-	entry->memory.half_life = SCHEDULE_LONG_HALF_LIFE;
-	entry->latest.half_life = SCHEDULE_SHORT_HALF_LIFE;
-	entry->memory.weight = entry->latest.weight = 1;
+	entry->changed = true;
 	schedule_keep_name(entry->task_type, task_type);
 	schedule_keep_name(entry->model, model);
-	return entry->key;
+}
+
+/*
+ * The entry of a task of this server, type and model (NULL: not known).  It is
+ * made if there is none; that of a past task, only if there is room.  Else it
+ * counts as used now, the one of a past task as used before all others.
+ */
+static ScheduleEntry *
+schedule_find(Schedule *schedule, const char *server, const char *task_type,
+			  const char *model, bool past)
+{
+	uint64		hash = UINT64CONST(0xcbf29ce484222325);
+	ScheduleEntry *entry = NULL;
+
+	if (task_type == NULL)
+		task_type = "";
+	if (model == NULL)
+		model = "";
+	hash = schedule_hash(hash, server);
+	hash = schedule_hash(hash, task_type);
+	hash = schedule_hash(hash, model);
+	for (int i = 0; i < schedule->max_keys && entry == NULL; i++)
+	{
+		ScheduleEntry *other = &schedule->entries[i];
+
+		if (schedule->hashes[i] == hash && other->key != SCHEDULE_NO_KEY &&
+			schedule_is_name(other->server->name, server) &&
+			schedule_is_name(other->task_type, task_type) &&
+			schedule_is_name(other->model, model))
+			entry = other;
+	}
+	if (entry == NULL)
+	{
+		entry = schedule_oldest(schedule);
+		if (past && entry->key != SCHEDULE_NO_KEY)
+			return NULL;
+		schedule_set_key(schedule, entry, hash, server, task_type, model);
+		if (past)
+			entry->used = --schedule->past_uses;
+	}
+	if (!past)
+		entry->used = ++schedule->uses;
+	return entry;
 }
 
 /*
@@ -393,103 +369,45 @@ ScheduleKey
 schedule_key(Schedule *schedule, const char *server, const char *task_type,
 			 const char *model)
 {
-	uint64		hash = UINT64CONST(0xcbf29ce484222325);
-
-	if (task_type == NULL)
-		task_type = "";
-	if (model == NULL)
-		model = "";
-	hash = schedule_hash(hash, server);
-	hash = schedule_hash(hash, task_type);
-	hash = schedule_hash(hash, model);
-	for (int i = *schedule_chain(schedule, hash); i >= 0;
-		 i = schedule->entries[i].next_entry)
-	{
-		ScheduleEntry *entry = &schedule->entries[i];
-
-		if (entry->hash == hash &&
-			schedule_is_name(schedule->servers[entry->server].name, server) &&
-			schedule_is_name(entry->task_type, task_type) &&
-			schedule_is_name(entry->model, model))
-		{
-			entry->used = ++schedule->uses;
-			return entry->key;
-		}
-	}
-	return schedule_add_key(schedule, hash, server, task_type, model);
+	return schedule_find(schedule, server, task_type, model, false)->key;
 }
 
 
 /*
- * What is noted of tasks
+ * What is known of tasks
  */
-
-/* Bring the counts down before they lose precision. */
-static void
-schedule_lighten(ScheduleMemory *memory)
-{
-	for (int i = 0; i <= PLAN_BUCKETS; i++)
-	{
-		memory->ended[i] /= memory->weight;
-		memory->censored[i] /= memory->weight;
-	}
-	memory->weight = 1;
-}
 
 /* One more task is known: those before it count a little less. */
 static void
-schedule_forget(ScheduleMemory *memory)
-{
-	double		growth = exp2(1 / memory->half_life);
-
-	memory->weight *= growth;
-	if (memory->weight > SCHEDULE_HEAVIEST)
-		schedule_lighten(memory);
-	memory->total = memory->total / growth + 1;
-	memory->squares = memory->squares / (growth * growth) + 1;
-}
-
-/* Note this part of an ended task. */
-static void
-schedule_add_ended(ScheduleEntry *entry, int bucket, double part)
-{
-	entry->memory.ended[bucket] += entry->memory.weight * part;
-	entry->latest.ended[bucket] += entry->latest.weight * part;
-}
-
-/* A task is known whose end, or last sight, is noted next. */
-static void
 schedule_add_task(ScheduleEntry *entry)
 {
-	schedule_forget(&entry->memory);
-	schedule_forget(&entry->latest);
-	entry->memory.half_life = Min(entry->memory.half_life +
-									  SCHEDULE_HALF_LIFE_GROWTH,
-								  SCHEDULE_LONG_HALF_LIFE);
-	entry->news++;
+	float		decay = exp2(-1 / SCHEDULE_HALF_LIFE);
+
+	for (int i = 0; i <= PLAN_BUCKETS; i++)
+	{
+		entry->ended[i] *= decay;
+		entry->censored[i] *= decay;
+	}
+	entry->total = entry->total * decay + 1;
+	entry->unplanned++;
+	entry->changed = true;
 }
 
 /*
- * A task has ended after "duration", known to within "precision": that of
- * times in whole seconds is one second, that of a task whose end was only
- * seen the time between the last two questions.  It counts in all buckets
- * that it may belong to; else, of those narrower than a second, some would
- * hold none and some all of a second's tasks.
+ * Count a task that has ended, by so much.  It counts in all buckets that it
+ * may belong to; else, of those narrower than a second, some would hold none
+ * and some all of a second's tasks.
  */
-void
-schedule_note_end(Schedule *schedule, ScheduleKey key, int64 duration,
-				  int64 precision)
+static void
+schedule_add_end(Schedule *schedule, ScheduleEntry *entry, double weight,
+				 int64 duration, int64 precision)
 {
 	const double *at = schedule->work.at;
-	ScheduleEntry *entry = schedule_entry(schedule, key);
 	double		wide = Max(precision, 1) / (double) SECOND;
 	double		from = duration / (double) SECOND - wide / 2;
 	double		upto = Max(from + wide, 0);
 	int			bucket = plan_bucket(from);
 
-	if (entry == NULL)
-		return;
-	schedule_add_task(entry);
 	entry->tasks_ended++;
 	from = Max(from, 0);
 	wide = upto - from;
@@ -498,35 +416,53 @@ schedule_note_end(Schedule *schedule, ScheduleKey key, int64 duration,
 	{
 		double		end = at[1 + (bucket + 1) * PLAN_STEPS];
 
-		schedule_add_ended(entry, bucket++, (end - from) / wide);
+		entry->ended[bucket++] += weight * (end - from) / wide;
 		from = end;
 	}
-	schedule_add_ended(entry, bucket, wide > 0 ? (upto - from) / wide : 1);
+	entry->ended[bucket] += wide > 0 ? weight * (upto - from) / wide : weight;
 }
 
-/* A task was last seen running in a bucket. */
-static void
-schedule_add_censored(ScheduleEntry *entry, int bucket)
+/*
+ * A task has ended after "duration", known to within "precision": that of
+ * times in whole seconds is one second.
+ */
+void
+schedule_record_end(Schedule *schedule, ScheduleKey key, int64 duration,
+					int64 precision)
 {
+	ScheduleEntry *entry = schedule_entry(schedule, key);
+
 	if (entry == NULL)
 		return;
 	schedule_add_task(entry);
-	entry->tasks_censored++;
-	entry->memory.censored[bucket] += entry->memory.weight;
-	entry->latest.censored[bucket] += entry->latest.weight;
+	schedule_add_end(schedule, entry, 1, duration, precision);
 }
 
-/* A task was given up; it was last seen running after "elapsed". */
+/*
+ * The same of a task that ended before all whose ends were recorded; those of
+ * one key are recorded latest first.
+ */
 void
-schedule_note_censored(Schedule *schedule, ScheduleKey key, int64 elapsed)
+schedule_record_past(Schedule *schedule, const char *server,
+					 const char *task_type, const char *model, int64 duration,
+					 int64 precision)
 {
-	schedule_add_censored(schedule_entry(schedule, key),
-						  plan_bucket(elapsed / (double) SECOND));
+	ScheduleEntry *entry = schedule_find(schedule, server, task_type, model,
+										 true);
+	double		weight;
+
+	if (entry == NULL)
+		return;
+	weight = exp2(-entry->tasks_ended / SCHEDULE_HALF_LIFE);
+	entry->total += weight;
+	entry->unplanned++;
+	entry->changed = true;
+	schedule_add_end(schedule, entry, weight, duration, precision);
 }
 
 /* A task is no longer running, or no longer known to. */
 void
-schedule_note_gone(Schedule *schedule, ScheduleRunning *running)
+schedule_record_gone(Schedule *schedule, ScheduleRunning *running)
 {
 	ScheduleEntry *entry = schedule_entry(schedule, running->key);
 
@@ -534,157 +470,120 @@ schedule_note_gone(Schedule *schedule, ScheduleRunning *running)
 	{
 		entry->running[running->bucket]--;
 		entry->tasks_running--;
+		entry->changed = true;
 	}
 	running->key = SCHEDULE_NO_KEY;
 }
 
-/* A task was given up, or its row is gone: nobody knows when it will end. */
+/*
+ * A task was given up, or its row is gone: nobody knows when it will end, but
+ * it ran for as long as it was seen to.
+ */
 void
-schedule_note_lost(Schedule *schedule, ScheduleRunning *running)
+schedule_record_lost(Schedule *schedule, ScheduleRunning *running)
 {
-	schedule_add_censored(schedule_entry(schedule, running->key),
-						  running->bucket);
-	schedule_note_gone(schedule, running);
+	ScheduleEntry *entry = schedule_entry(schedule, running->key);
+
+	if (entry != NULL)
+	{
+		schedule_add_task(entry);
+		entry->censored[running->bucket]++;
+	}
+	schedule_record_gone(schedule, running);
 }
 
 /* A task has been seen running after "elapsed". */
 void
-schedule_note_running(Schedule *schedule, ScheduleRunning *running,
-					  ScheduleKey key, int64 elapsed)
+schedule_record_running(Schedule *schedule, ScheduleRunning *running,
+						ScheduleKey key, int64 elapsed)
 {
 	ScheduleEntry *entry = schedule_entry(schedule, key);
 	int			bucket = plan_bucket(elapsed / (double) SECOND);
 
 	if (running->key == key && running->bucket == bucket)
 		return;
-	schedule_note_gone(schedule, running);
+	schedule_record_gone(schedule, running);
 	if (entry == NULL)
 		return;
 	running->key = key;
 	running->bucket = bucket;
 	entry->running[bucket]++;
 	entry->tasks_running++;
-	entry->news++;
+	entry->unplanned++;
+	entry->changed = true;
 }
 
 
 /*
- * Servers that push back
+ * Servers
  */
 
 /* By how much c is raised now. */
 static double
-schedule_pressure(const ScheduleServer *server, int64 now)
+schedule_throttled(const ScheduleServer *server, int64 now)
 {
-	double		since = Max((double) now - server->pressed_at, 0);
+	double		since = Max((double) now - server->throttled_at, 0);
 
-	if (server->pressure <= 1)
-		return 1;
-	return Max(server->pressure *
-				   exp2(-since / SCHEDULE_PRESSURE_HALF_LIFE),
+	return Max(server->throttle * exp2(-since / SCHEDULE_THROTTLE_HALF_LIFE),
 			   1);
 }
 
 /*
- * A server refuses for being asked too much, or its rate limit makes
- * questions late: ask about all its tasks more seldom for a while.
+ * A server refuses because it gets too many requests, or its rate limit makes
+ * polls late: poll all its tasks more seldom for a while.
  */
 void
-schedule_push_back(Schedule *schedule, const char *name, int64 now)
+schedule_throttle(Schedule *schedule, const char *name, int64 now)
 {
-	int			place = schedule_server(schedule, name, false);
-	ScheduleServer *server;
+	ScheduleServer *server = schedule_server(schedule, name, false);
 
-	if (place < 0)
+	if (server == NULL ||
+		(server->throttle > 1 &&
+		 now - server->throttled_at < SCHEDULE_THROTTLE_WAIT))
 		return;
-	server = &schedule->servers[place];
-	if (server->pressure > 1 && now - server->pressed_at < SCHEDULE_PUSH_WAIT)
-		return;
-	server->pressure = Min(schedule_pressure(server, now) * SCHEDULE_PUSH,
-						   SCHEDULE_MOST_PRESSURE);
-	server->pressed_at = now;
+	server->throttle = Min(schedule_throttled(server, now) * SCHEDULE_THROTTLE,
+						   SCHEDULE_MOST_THROTTLE);
+	server->throttled_at = now;
 }
 
-
 /*
- * The upstream's clock
+ * A task that was seen running has ended, at "finished" by the upstream's
+ * clock, as a response says that came at "received" by ours.  That is the
+ * clocks' skew and the time from one to the other.
  */
-
-/* Tighten a server's bounds by what one answer says. */
-static void
-schedule_bound_skew(Schedule *schedule, ScheduleKey key, int64 least,
-					int64 most)
+void
+schedule_record_finish(Schedule *schedule, ScheduleKey key, int64 received,
+					   int64 finished)
 {
 	ScheduleEntry *entry = schedule_entry(schedule, key);
 	ScheduleServer *server;
 
 	if (entry == NULL)
 		return;
-	server = &schedule->servers[entry->server];
-	if (++server->skew_seen > SCHEDULE_SKEW_WINDOW)
+	server = entry->server;
+	if (++server->skew_ends > SCHEDULE_SKEW_WINDOW)
 	{
 		server->old_skew = server->skew;
-		server->skew.least = PG_INT64_MIN;
-		server->skew.most = PG_INT64_MAX;
-		server->skew_seen = 1;
+		server->skew = PG_INT64_MAX;
+		server->skew_ends = 1;
 	}
-	/* a clock that was set makes what was known of it void */
-	if (least > Min(server->skew.most, server->old_skew.most) ||
-		most < Max(server->skew.least, server->old_skew.least))
-	{
-		server->old_skew.least = server->skew.least = PG_INT64_MIN;
-		server->old_skew.most = server->skew.most = PG_INT64_MAX;
-	}
-	server->skew.least = Max(server->skew.least, least);
-	server->skew.most = Min(server->skew.most, most);
+	server->skew = Min(server->skew, received - finished);
 }
 
 /*
- * An answer received at "received" by our clock names a time of the
- * upstream's that was past then, cut to a whole second.
- */
-void
-schedule_note_past(Schedule *schedule, ScheduleKey key, int64 received,
-				   int64 time)
-{
-	schedule_bound_skew(schedule, key, PG_INT64_MIN, received - time);
-}
-
-/*
- * The same of the end of a task that was still running when it was asked
- * about at "asked", so that its end was after that.
- */
-void
-schedule_note_finish(Schedule *schedule, ScheduleKey key, int64 asked,
-					 int64 received, int64 time)
-{
-	schedule_bound_skew(schedule, key, asked - time - SECOND,
-						received - time);
-}
-
-/*
- * How far our clock is ahead of that of a key's upstream, as well as answers
- * tell.  Their smallest (received - FinishTime) is what it is at most; the
- * middle between that and what it is at least errs to neither side.  As long
- * as they are far apart, or one is not known, most clocks being right is the
- * better guess: the first answer may be about a task of an hour ago.
+ * How far our clock is ahead of that of a key's upstream: the least that the
+ * latest ends say; 0 before there is one.  A wrong FinishTime counts, if it is
+ * too late, for 64 ends at most, and not at all if it is too early.
  */
 int64
 schedule_skew(const Schedule *schedule, ScheduleKey key)
 {
 	const ScheduleEntry *entry = schedule_entry(schedule, key);
-	const ScheduleServer *server;
-	int64		least;
-	int64		most;
+	int64		skew = PG_INT64_MAX;
 
-	if (entry == NULL)
-		return 0;
-	server = &schedule->servers[entry->server];
-	least = Max(server->skew.least, server->old_skew.least);
-	most = Min(server->skew.most, server->old_skew.most);
-	if (least >= most - SCHEDULE_SKEW_NEAR)
-		return least + (most - least) / 2;
-	return Min(Max(least, 0), most);
+	if (entry != NULL)
+		skew = Min(entry->server->skew, entry->server->old_skew);
+	return skew == PG_INT64_MAX ? 0 : skew;
 }
 
 
@@ -692,41 +591,20 @@ schedule_skew(const Schedule *schedule, ScheduleKey key)
  * Plans
  */
 
-/* The tasks of a memory, and those that still run as censored. */
-static void
-schedule_recall(const ScheduleEntry *entry, const ScheduleMemory *memory,
-				PlanTable *table)
-{
-	for (int i = 0; i <= PLAN_BUCKETS; i++)
-	{
-		table->ended[i] = memory->ended[i] / memory->weight;
-		table->censored[i] = memory->censored[i] / memory->weight +
-			entry->running[i];
-	}
-}
-
 /*
- * Work out the share of tasks that run for longer than each time.
- *
- * A long memory tells more of what has not changed, a short one of what has.
- * So the long one is used until the short one contradicts it, and then
- * begins anew with what the short one has; which it forgets, too, as more
- * tasks come, since part of it was before the change.
+ * Work out the share of tasks that run for longer than each time.  Those that
+ * still run are censored where they were last seen.
  */
 static void
-schedule_learn(const Schedule *schedule, ScheduleEntry *entry,
+schedule_learn(const Schedule *schedule, const ScheduleEntry *entry,
 			   float *survival)
 {
 	PlanTable	table;
-	PlanTable	latest;
 
-	schedule_recall(entry, &entry->memory, &table);
-	schedule_recall(entry, &entry->latest, &latest);
-	if (plan_distance(&table, &latest) * entry->latest.total >
-		SCHEDULE_CHANGE * sqrt(entry->latest.squares))
+	for (int i = 0; i <= PLAN_BUCKETS; i++)
 	{
-		entry->memory = entry->latest;
-		table = latest;
+		table.ended[i] = entry->ended[i];
+		table.censored[i] = entry->censored[i] + entry->running[i];
 	}
 	plan_smooth(table.ended);
 	plan_survival(&table, schedule->priors[entry->kind], survival);
@@ -740,7 +618,7 @@ static void
 schedule_aim(Schedule *schedule, ScheduleEntry *entry, double aim,
 			 double median, const PlanBounds *bounds)
 {
-	double		low = Max(SCHEDULE_LEAST_C, SCHEDULE_FINEST_C * median);
+	double		low = SCHEDULE_FINEST_C * median;
 	double		high = SCHEDULE_MOST_C;
 	double		c = Max(entry->c, low);
 
@@ -750,8 +628,8 @@ schedule_aim(Schedule *schedule, ScheduleEntry *entry, double aim,
 
 		entry->c = c;
 		plan_solve(&schedule->work, c, bounds, entry->next);
-		entry->figures = plan_measure(&schedule->work, c, entry->next);
-		ratio = aim / Max(entry->figures.mean_delay, 1e-9);
+		ratio = aim /
+			Max(plan_mean_delay(&schedule->work, c, entry->next), 1e-9);
 		if (fabs(ratio - 1) < SCHEDULE_TOLERANCE)
 			break;
 		if (ratio > 1)
@@ -767,16 +645,17 @@ schedule_aim(Schedule *schedule, ScheduleEntry *entry, double aim,
 /* Make the plan of a key anew. */
 static void
 schedule_build(Schedule *schedule, ScheduleEntry *entry,
-			   const ScheduleSettings *settings, double pressure, int64 now)
+			   const ScheduleSettings *settings, double throttle, int64 now)
 {
 	PlanWork   *work = &schedule->work;
+	float		survival[PLAN_BUCKETS + 1];
 	double		median;
 	double		aim;
 	PlanBounds	bounds;
 
-	schedule_learn(schedule, entry, entry->survival);
-	plan_spread(work, entry->survival);
-	median = plan_quantile(entry->survival, 0.5);
+	schedule_learn(schedule, entry, survival);
+	plan_spread(work, survival);
+	median = plan_quantile(survival, 0.5);
 	aim = Min(settings->detection_delay / (double) SECOND,
 			  median / SCHEDULE_DELAY_PART);
 	aim = Max(aim, 0.001);
@@ -790,31 +669,20 @@ schedule_build(Schedule *schedule, ScheduleEntry *entry,
 	if (entry->c <= 0)
 		entry->c = 2 * aim * aim / median;
 	schedule_aim(schedule, entry, aim, median, &bounds);
-	if (pressure > 1)
-	{
-		plan_solve(work, entry->c * pressure, &bounds, entry->next);
-		entry->figures = plan_measure(work, entry->c * pressure, entry->next);
-	}
+	if (throttle > 1)
+		plan_solve(work, entry->c * throttle, &bounds, entry->next);
 	entry->last = work->last;
-	entry->pressure = pressure;
+	entry->throttle = throttle;
 	entry->settings = *settings;
 	entry->built_at = now;
 	entry->built = true;
-	entry->p95_delay = -1;
-	entry->news = 0;
-}
-
-/* Tasks that must be new before a plan is made anew. */
-static double
-schedule_news_wanted(const ScheduleEntry *entry)
-{
-	return SCHEDULE_NEWS * (entry->latest.total + entry->tasks_running);
+	entry->unplanned = 0;
 }
 
 /* Is it time to make the plan of a key anew? */
 static bool
 schedule_is_stale(const ScheduleEntry *entry,
-				  const ScheduleSettings *settings, double pressure,
+				  const ScheduleSettings *settings, double throttle,
 				  int64 now)
 {
 	if (!entry->built ||
@@ -825,29 +693,14 @@ schedule_is_stale(const ScheduleEntry *entry,
 		return true;
 	if (now - entry->built_at < SCHEDULE_BUILD_WAIT)
 		return false;
-	return (entry->news > 0 && entry->news >= schedule_news_wanted(entry)) ||
-		pressure > entry->pressure * SCHEDULE_PRESSURE_CHANGE ||
-		pressure < entry->pressure / SCHEDULE_PRESSURE_CHANGE;
+	return (entry->unplanned > 0 &&
+			entry->unplanned >= SCHEDULE_NEW_SHARE *
+					(entry->total + entry->tasks_running)) ||
+		throttle > entry->throttle * SCHEDULE_THROTTLE_CHANGE ||
+		throttle < entry->throttle / SCHEDULE_THROTTLE_CHANGE;
 }
 
-/* Much was learned at once: make the plans that are in use anew. */
-void
-schedule_replan(Schedule *schedule, const ScheduleSettings *settings,
-				int64 now)
-{
-	for (int i = 0; i < schedule->max_keys; i++)
-	{
-		ScheduleEntry *entry = &schedule->entries[i];
-
-		if (entry->key != SCHEDULE_NO_KEY && entry->built)
-			schedule_build(schedule, entry, settings,
-						   schedule_pressure(&schedule->servers[entry->server],
-											 now),
-						   now);
-	}
-}
-
-/* When a task that has been running for so long is to be asked about. */
+/* How long to wait, in seconds, with a task that has run for so long. */
 static double
 schedule_look_up(const Schedule *schedule, const ScheduleEntry *entry,
 				 double elapsed)
@@ -866,38 +719,38 @@ schedule_look_up(const Schedule *schedule, const ScheduleEntry *entry,
 			part = 0;
 		return at[next] + part * (at[after] - at[next]) - elapsed;
 	}
-	return plan_tail_gap(entry->c * entry->pressure, elapsed);
+	return plan_tail_gap(entry->c * entry->throttle, elapsed);
 }
 
-/* "wait" made longer or shorter by up to "share"; "random" is in [0, 1). */
+/* "wait" made longer or shorter by chance; "random" is in [0, 1). */
 static int64
-schedule_jitter(int64 wait, double share, double random)
+schedule_jitter(int64 wait, double random)
 {
-	return (int64) (wait * (1.0 + share * (2.0 * random - 1.0)));
+	return (int64) (wait * (1.0 + SCHEDULE_JITTER * (2.0 * random - 1.0)));
 }
 
 /*
- * How long to wait before a running task is asked about again.  The plan is
- * made anew if enough was learned since.
+ * How long to wait before a running task is polled again.  The plan is made
+ * anew if enough was learned since.  "random" is in [0, 1).
  */
 int64
 schedule_next(Schedule *schedule, const ScheduleSettings *settings,
 			  ScheduleKey key, int64 elapsed, int64 now, double random)
 {
 	ScheduleEntry *entry = schedule_entry(schedule, key);
-	double		pressure;
+	double		throttle;
 	int64		wait;
 
 	if (entry == NULL)
 		return schedule_fixed(settings, random);
-	pressure = schedule_pressure(&schedule->servers[entry->server], now);
-	if (schedule_is_stale(entry, settings, pressure, now))
-		schedule_build(schedule, entry, settings, pressure, now);
+	throttle = schedule_throttled(entry->server, now);
+	if (schedule_is_stale(entry, settings, throttle, now))
+		schedule_build(schedule, entry, settings, throttle, now);
 	/* rounded up, so as not to arrive a moment before the planned point */
 	wait = (int64) ceil(schedule_look_up(schedule, entry,
 										 Max(elapsed, 0) / (double) SECOND) *
 						SECOND);
-	wait = schedule_jitter(wait, SCHEDULE_JITTER, random);
+	wait = schedule_jitter(wait, random);
 	wait = Min(wait, (int64) Min(entry->gap_cap * SECOND, 9e18));
 	return Max(wait, settings->poll_floor);
 }
@@ -911,7 +764,7 @@ schedule_fixed(const ScheduleSettings *settings, double random)
 {
 	int64		interval = 2 * settings->detection_delay;
 
-	interval = schedule_jitter(interval, SCHEDULE_JITTER, random);
+	interval = schedule_jitter(interval, random);
 	return Max(Min(interval, settings->poll_cap), settings->poll_floor);
 }
 
@@ -926,61 +779,28 @@ schedule_microseconds(double seconds)
 	return (int64) (Min(Max(seconds, 0), 1e12) * SECOND);
 }
 
-/* A forecast from the shares of tasks that run for longer than each time. */
-static void
-schedule_look_ahead(const float *survival, double learned, int64 elapsed,
-					ScheduleForecast *forecast)
+/*
+ * How much longer a task will run that has been running for "elapsed", as far
+ * as its key's summary says.
+ */
+void
+schedule_forecast(const ScheduleSummary *summary, int64 elapsed,
+				  ScheduleForecast *forecast)
 {
 	double		seconds = Max(elapsed, 0) / (double) SECOND;
 
 	forecast->median =
-		schedule_microseconds(plan_remaining(survival, seconds, 0.5));
+		schedule_microseconds(plan_remaining(summary->shares, seconds, 0.5));
 	forecast->p90 =
-		schedule_microseconds(plan_remaining(survival, seconds, 0.1));
+		schedule_microseconds(plan_remaining(summary->shares, seconds, 0.1));
 	forecast->p90 = Max(forecast->p90, forecast->median);
-	forecast->learned = learned;
+	forecast->learned = summary->learned;
 }
 
 /*
- * How much longer a task will run that has been running for "elapsed".  False
- * if the key is forgotten.
+ * Sum up the n-th key, from 0.  False if there is no such key, or nothing was
+ * recorded of it since.
  */
-bool
-schedule_forecast(Schedule *schedule, ScheduleKey key, int64 elapsed,
-				  ScheduleForecast *forecast)
-{
-	ScheduleEntry *entry = schedule_entry(schedule, key);
-	float		survival[PLAN_BUCKETS + 1];
-
-	if (entry == NULL)
-		return false;
-	schedule_learn(schedule, entry, survival);
-	schedule_look_ahead(survival, entry->memory.total, elapsed, forecast);
-	return true;
-}
-
-/* The same from a summary of the key. */
-void
-schedule_forecast_from(const ScheduleSummary *summary, int64 elapsed,
-					   ScheduleForecast *forecast)
-{
-	schedule_look_ahead(summary->shares, summary->learned, elapsed, forecast);
-}
-
-/* The delay that few questions of a plan exceed; worked out once. */
-static double
-schedule_p95_delay(Schedule *schedule, ScheduleEntry *entry)
-{
-	if (entry->p95_delay < 0)
-	{
-		plan_spread(&schedule->work, entry->survival);
-		entry->p95_delay = plan_delay_quantile(&schedule->work, entry->next,
-											   0.95);
-	}
-	return entry->p95_delay;
-}
-
-/* Sum up the n-th key, from 0.  False if there is no such key. */
 bool
 schedule_summarize(Schedule *schedule, int n, ScheduleSummary *summary)
 {
@@ -989,96 +809,22 @@ schedule_summarize(Schedule *schedule, int n, ScheduleSummary *summary)
 	if (n < 0 || n >= schedule->max_keys)
 		return false;
 	entry = &schedule->entries[n];
-	if (entry->key == SCHEDULE_NO_KEY)
+	if (!entry->changed)
 		return false;
-	if (!entry->built)
-		schedule_learn(schedule, entry, entry->survival);
+	StaticAssertStmt(lengthof(summary->shares) == PLAN_BUCKETS + 1,
+					 "a share a bucket");
 	memset(summary, 0, sizeof(*summary));
-	schedule_keep_name(summary->server, schedule->servers[entry->server].name);
+	schedule_keep_name(summary->server, entry->server->name);
 	schedule_keep_name(summary->task_type, entry->task_type);
 	schedule_keep_name(summary->model, entry->model);
 	summary->ended = entry->tasks_ended;
-	summary->censored = entry->tasks_censored;
 	summary->running = entry->tasks_running;
+	schedule_learn(schedule, entry, summary->shares);
 	summary->median =
-		schedule_microseconds(plan_quantile(entry->survival, 0.5));
-	summary->p95 =
-		schedule_microseconds(plan_quantile(entry->survival, 0.05));
-	if (entry->built)
-	{
-		summary->requests = entry->figures.requests;
-		summary->mean_delay =
-			schedule_microseconds(entry->figures.mean_delay);
-		summary->p95_delay =
-			schedule_microseconds(schedule_p95_delay(schedule, entry));
-	}
-	summary->built = entry->built;
-	summary->built_at = entry->built_at;
-	summary->next_build =
-		Max((int) ceil(schedule_news_wanted(entry) - entry->news), 0);
-	summary->c = entry->c;
-	summary->pressure = Max(entry->pressure, 1);
+		schedule_microseconds(plan_quantile(summary->shares, 0.5));
+	summary->p95 = schedule_microseconds(plan_quantile(summary->shares, 0.05));
 	summary->skew = schedule_skew(schedule, entry->key);
-	summary->learned = entry->memory.total;
-	StaticAssertStmt(sizeof(summary->shares) == sizeof(entry->survival),
-					 "a share a bucket");
-	memcpy(summary->shares, entry->survival, sizeof(summary->shares));
+	summary->learned = entry->total;
+	entry->changed = false;
 	return true;
-}
-
-
-/*
- * After trouble
- */
-
-/*
- * First and longest wait by kind of trouble, and for how long and how many
- * questions it is borne before it is final (0: for ever).  Three more
- * questions about an unknown task take at least 60 s, about one without
- * output at least 30 s, with the jitter against us.
- */
-static const struct
-{
-	int64		first;
-	int64		longest;
-	int64		borne;
-	int			questions;
-} schedule_retries[] = {
-	[SCHEDULE_TRANSIENT] = {1 * SECOND, 60 * SECOND, 0, 0},
-	[SCHEDULE_RATE_LIMITED] = {1 * SECOND, 60 * SECOND, 0, 0},
-	[SCHEDULE_UNREADABLE] = {5 * SECOND, 300 * SECOND, 0, 0},
-	[SCHEDULE_REJECTED] = {10 * SECOND, 300 * SECOND, 0, 0},
-	[SCHEDULE_AUTH] = {60 * SECOND, 60 * SECOND, 0, 0},
-	[SCHEDULE_UNKNOWN_TASK] = {20 * SECOND, 20 * SECOND, 60 * SECOND, 4},
-	[SCHEDULE_NO_OUTPUT] = {10 * SECOND, 10 * SECOND, 30 * SECOND, 4},
-	[SCHEDULE_ROW] = {1 * SECOND, 600 * SECOND, 0, 0},
-};
-
-/*
- * How long to wait after the "failures"-th failure in a row (from 1) of this
- * kind.  Kinds that may become final are never asked about too early.
- */
-int64
-schedule_retry(ScheduleRetry why, int failures, double random)
-{
-	int64		wait = schedule_retries[why].first;
-
-	for (int i = 1; i < failures && wait < schedule_retries[why].longest; i++)
-		wait *= 2;
-	wait = Min(wait, schedule_retries[why].longest);
-	if (schedule_retries[why].borne > 0)
-		return wait + (int64) (wait * SCHEDULE_JITTER * random);
-	return schedule_jitter(wait, SCHEDULE_RETRY_JITTER, random);
-}
-
-/*
- * Has this trouble been borne long enough?  It was met in "failures" answers,
- * the first of them "since" microseconds ago.
- */
-bool
-schedule_is_final(ScheduleRetry why, int failures, int64 since)
-{
-	return schedule_retries[why].borne > 0 &&
-		failures >= schedule_retries[why].questions &&
-		since >= schedule_retries[why].borne;
 }

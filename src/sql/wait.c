@@ -41,7 +41,7 @@
 #include "clock.h"
 #include "control/slot.h"
 #include "response/to_datum.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 #include "sql/request.h"
 #include "table/tracker.h"
 
@@ -85,18 +85,18 @@ typedef struct Polling
 {
 	StringInfoData known;		/* see wait_describe() */
 	int64		interval;		/* to the next poll of a running task */
-	ScheduleRetry failure;		/* kind of the last failures */
+	RetryKind	failure;		/* kind of the last failures */
 	int			failures;		/* of that kind in a row */
 	int64		failing_since;	/* the first of them; monotonic_us() */
 } Polling;
 
 /* The kind of failure that a response is, where waiting may help. */
-static const ScheduleRetry poll_failures[ANSWER_VERDICTS] = {
-	[ANSWER_NO_OUTPUT] = SCHEDULE_NO_OUTPUT,
-	[ANSWER_RATE_LIMITED] = SCHEDULE_RATE_LIMITED,
-	[ANSWER_UNKNOWN_TASK] = SCHEDULE_UNKNOWN_TASK,
-	[ANSWER_TRANSIENT] = SCHEDULE_TRANSIENT,
-	[ANSWER_UNREADABLE] = SCHEDULE_UNREADABLE,
+static const RetryKind poll_failures[ANSWER_VERDICTS] = {
+	[ANSWER_NO_OUTPUT] = RETRY_NO_OUTPUT,
+	[ANSWER_RATE_LIMITED] = RETRY_RATE_LIMITED,
+	[ANSWER_UNKNOWN_TASK] = RETRY_UNKNOWN_TASK,
+	[ANSWER_TRANSIENT] = RETRY_TRANSIENT,
+	[ANSWER_UNREADABLE] = RETRY_UNREADABLE,
 };
 
 /*
@@ -334,7 +334,7 @@ poll_delay(Polling *polling, const TaskRequest *task)
 {
 	const HttpRequest *request = task->request;
 	const Answer *answer = &task->answer;
-	ScheduleRetry failure = SCHEDULE_TRANSIENT;
+	RetryKind	failure = RETRY_TRANSIENT;
 	ErrorData  *error = errors_describe(task);
 	bool		final = request->result != HTTP_UNREACHABLE &&
 		request->result != HTTP_BROKEN && request->result != HTTP_TIMED_OUT;
@@ -364,18 +364,18 @@ poll_delay(Polling *polling, const TaskRequest *task)
 		polling->failing_since = now;
 	}
 	polling->failures++;
-	final |= schedule_is_final(failure, polling->failures,
-							   now - polling->failing_since);
+	final |= retry_is_final(failure, polling->failures,
+							now - polling->failing_since);
 	if (final && error == NULL)
 		wait_raise_failure(task->task_id, poll_string(answer->error_code),
 						   poll_string(answer->error_message));
 	if (final)
 		ThrowErrorData(error);
 	wait_describe(&polling->known, NULL, -1, error ? error->message : NULL);
-	delay = schedule_retry(failure, polling->failures,
-						   pg_prng_double(&pg_global_prng_state));
+	delay = retry_delay(failure, polling->failures,
+						pg_prng_double(&pg_global_prng_state));
 	if (request->retry_after >= 0)
-		delay = Max(failure == SCHEDULE_RATE_LIMITED ? 0 : delay,
+		delay = Max(failure == RETRY_RATE_LIMITED ? 0 : delay,
 					request->retry_after * SECOND);
 	return delay;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * settled.c
- *		Reading settled rows, in the order of their settling.
+ *		Reading settled rows, the latest first.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -11,22 +11,20 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "response/to_datum.h"
 #include "table/settled.h"
 #include "table/tracker.h"
 
-typedef struct SettledReading
+typedef struct SettledPage
 {
 	int			max;
-	TimestampTz at;
-	TimestampTz until;
+	TimestampTz before;
 	SettledVisit visit;
 	void	   *arg;
 	int			n;
-} SettledReading;
+} SettledPage;
 
 /*
  * Rows that were settled at the same time belong together, since the time is
@@ -35,73 +33,24 @@ typedef struct SettledReading
  */
 #define SETTLED_TIES 2
 
-static void
-settled_look_back_body(void *arg)
+static char *
+settled_utf8(SPITupleTable *rows, int n, int column)
 {
-	static TrackerPlan look_back;
-	SettledReading *reading = arg;
-	Oid			types[2] = {TIMESTAMPTZOID, INT4OID};
-	Datum		values[2];
-	SPIPlanPtr	plan;
-	bool		isnull;
-
-	plan = tracker_plan(&look_back,
-						psprintf("SELECT settled_at::pg_catalog.timestamptz"
-								 " FROM %s.anyvod_tasks"
-								 " WHERE state <> 'pending' AND settled_at < $1"
-								 " ORDER BY settled_at DESC"
-								 " FETCH FIRST ($2) ROWS WITH TIES",
-								 tracker_get_schema()),
-						2, types);
-	values[0] = TimestampTzGetDatum(reading->at);
-	values[1] = Int32GetDatum(reading->max);
-	if (SPI_execute_plan(plan, values, NULL, true,
-						 SETTLED_TIES * reading->max) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read settled tasks")));
-	reading->n = (int) SPI_processed;
-	if (reading->n > 0)
-		reading->at =
-			DatumGetTimestampTz(tracker_value(SPI_tuptable, SPI_processed - 1,
-											  1, &isnull));
-}
-
-/* Visit the n-th fetched row if it says how long its task took. */
-static void
-settled_visit(SettledReading *reading, SPITupleTable *rows, int n)
-{
-	SettledRow	row;
-	char	   *texts[2];
-	bool		isnull[2];
+	char	   *text = tracker_string(rows, n, column);
 	size_t		len;
 
-	row.server = tracker_name(rows, n, 2);
-	for (int i = 0; i < 2; i++)
-	{
-		texts[i] = tracker_string(rows, n, 3 + i);
-		if (texts[i] != NULL)
-			texts[i] = result_to_utf8(texts[i], strlen(texts[i]), &len);
-	}
-	row.task_type = texts[0];
-	row.model = texts[1];
-	row.started_at =
-		DatumGetTimestampTz(tracker_value(rows, n, 5, &isnull[0]));
-	row.ended_at = DatumGetTimestampTz(tracker_value(rows, n, 6, &isnull[1]));
-	if (row.server != NULL && !isnull[0] && !isnull[1])
-		reading->visit(&row, reading->arg);
+	return text ? result_to_utf8(text, strlen(text), &len) : NULL;
 }
 
 static void
 settled_read_body(void *arg)
 {
 	static TrackerPlan read;
-	SettledReading *reading = arg;
-	Oid			types[3] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
-	Datum		values[3];
+	SettledPage *page = arg;
+	Oid			types[2] = {TIMESTAMPTZOID, INT4OID};
+	Datum		values[2];
 	SPIPlanPtr	plan;
 	SPITupleTable *rows;
-	bool		isnull;
 
 	plan = tracker_plan(&read,
 						psprintf("SELECT settled_at::pg_catalog.timestamptz,"
@@ -111,61 +60,53 @@ settled_read_body(void *arg)
 								 " started_at::pg_catalog.timestamptz,"
 								 " ended_at::pg_catalog.timestamptz"
 								 " FROM %s.anyvod_tasks"
-								 " WHERE state <> 'pending'"
-								 " AND settled_at >= $1 AND settled_at < $2"
-								 " ORDER BY settled_at"
-								 " FETCH FIRST ($3) ROWS WITH TIES",
+								 " WHERE state <> 'pending' AND settled_at < $1"
+								 " ORDER BY settled_at DESC"
+								 " FETCH FIRST ($2) ROWS WITH TIES",
 								 tracker_get_schema()),
-						3, types);
-	values[0] = TimestampTzGetDatum(reading->at);
-	values[1] = TimestampTzGetDatum(reading->until);
-	values[2] = Int32GetDatum(reading->max);
-	if (SPI_execute_plan(plan, values, NULL, true,
-						 SETTLED_TIES * reading->max) != SPI_OK_SELECT)
+						2, types);
+	values[0] = TimestampTzGetDatum(page->before);
+	values[1] = Int32GetDatum(page->max);
+	if (SPI_execute_plan(plan, values, NULL, true, SETTLED_TIES * page->max) !=
+		SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not read settled tasks")));
 	rows = SPI_tuptable;
-	reading->n = (int) SPI_processed;
-	for (int i = 0; i < reading->n; i++)
-		settled_visit(reading, rows, i);
-	if (reading->n > 0)
-		reading->at =
-			DatumGetTimestampTz(tracker_value(rows, reading->n - 1, 1,
-											  &isnull)) +
-			1;
+	page->n = (int) SPI_processed;
+	for (int i = 0; i < page->n; i++)
+	{
+		SettledRow	row;
+		bool		isnull[2];
+
+		row.server = tracker_name(rows, i, 2);
+		row.task_type = settled_utf8(rows, i, 3);
+		row.model = settled_utf8(rows, i, 4);
+		row.started_at =
+			DatumGetTimestampTz(tracker_value(rows, i, 5, &isnull[0]));
+		row.ended_at =
+			DatumGetTimestampTz(tracker_value(rows, i, 6, &isnull[1]));
+		if (row.server != NULL && !isnull[0] && !isnull[1])
+			page->visit(&row, page->arg);
+		page->before =
+			DatumGetTimestampTz(tracker_value(rows, i, 1, &isnull[0]));
+	}
 }
 
 /*
- * Find when the earliest of the "max" rows was settled that were settled last
- * before "at", which is set to it.  "n" says how many rows there were.
+ * Visit those of the latest "max" rows settled before "before" that say how
+ * long their tasks took.  "before" is where to go on, "n" says how many rows
+ * there were.
  */
 TrackerOutcome
-settled_look_back(int max, TimestampTz *at, int *n)
+settled_read(int max, TimestampTz *before, SettledVisit visit, void *arg,
+			 int *n)
 {
-	SettledReading reading = {.max = max, .at = *at};
+	SettledPage page = {max, *before, visit, arg, 0};
 	TrackerOutcome outcome = tracker_read("read settled tasks",
-										  settled_look_back_body, &reading);
+										  settled_read_body, &page);
 
-	*at = reading.at;
-	*n = reading.n;
-	return outcome;
-}
-
-/*
- * Visit those of "max" rows, settled from "at" on and before "until", that say
- * how long their tasks took, in the order of their settling; "at" is where to
- * go on.  "n" says how many rows there were.
- */
-TrackerOutcome
-settled_read(int max, TimestampTz *at, TimestampTz until,
-			 SettledVisit visit, void *arg, int *n)
-{
-	SettledReading reading = {max, *at, until, visit, arg, 0};
-	TrackerOutcome outcome = tracker_read("read settled tasks",
-										  settled_read_body, &reading);
-
-	*at = reading.at;
-	*n = reading.n;
+	*before = page.before;
+	*n = page.n;
 	return outcome;
 }

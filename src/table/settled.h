@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * settled.h
- *		Reading settled rows, in the order of their settling.
+ *		Reading settled rows, the latest first.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -25,9 +25,7 @@ typedef struct SettledRow
 
 typedef void (*SettledVisit)(const SettledRow *row, void *arg);
 
-extern TrackerOutcome settled_look_back(int max, TimestampTz *at, int *n);
-extern TrackerOutcome settled_read(int max, TimestampTz *at,
-								   TimestampTz until, SettledVisit visit,
-								   void *arg, int *n);
+extern TrackerOutcome settled_read(int max, TimestampTz *before,
+								   SettledVisit visit, void *arg, int *n);
 
 #endif							/* ANYVOD_SETTLED_H */

@@ -22,10 +22,10 @@
 #include "response/answer.h"
 #include "anyvod.h"
 #include "http/client.h"
-#include "worker/pace.h"
+#include "worker/durations.h"
 #include "worker/question.h"
 #include "worker/queue.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 #include "control/counters.h"
 #include "table/tracker.h"
 #include "worker/writer.h"
@@ -47,9 +47,9 @@ question_random(void)
 
 /* How long to wait after a failure of this kind. */
 static int64
-question_retry(ScheduleRetry why, int failures)
+question_retry(RetryKind why, int failures)
 {
-	return schedule_retry(why, failures, question_random());
+	return retry_delay(why, failures, question_random());
 }
 
 static bool
@@ -230,9 +230,9 @@ question_on_running(Question *ask, const Answer *answer, int64 now)
 	task->held = false;
 	queue_note_answer(task, ask->request->started);
 	/* the wait counts from when the answer came, not from when it is read */
-	ask->due = pace_note_running(task, answer, ask->request->started,
-								 ask->request->started +
-									 ask->request->elapsed);
+	ask->due = durations_record_running(task, answer,
+										ask->request->started +
+											ask->request->elapsed);
 	if (question_is_too_old(task))
 		question_add_change(ask, "abandoned")->answer = answer;
 	else if (question_is_news(ask, answer))
@@ -247,14 +247,13 @@ question_on_ended(Question *ask, const Answer *answer, const char *state,
 				  int64 now)
 {
 	queue_note_answer(ask->task, ask->request->started);
-	pace_note_ended(ask->task, answer, now);
 	ask->due = now;				/* if it cannot be written now */
 	question_add_change(ask, state)->answer = answer;
 }
 
 /* A trouble of the task itself that is borne for a while. */
 static void
-question_on_trouble(Question *ask, const Answer *answer, ScheduleRetry why,
+question_on_trouble(Question *ask, const Answer *answer, RetryKind why,
 					int64 now)
 {
 	QueueTask  *task = ask->task;
@@ -271,7 +270,7 @@ question_on_trouble(Question *ask, const Answer *answer, ScheduleRetry why,
 	}
 	(void) queue_count(&task->troubles);
 	since = (now_ms - task->trouble_since) * INT64CONST(1000);
-	if (schedule_is_final(why, task->troubles, since))
+	if (retry_is_final(why, task->troubles, since))
 	{
 		TrackerChange *change;
 
@@ -292,7 +291,7 @@ question_on_trouble(Question *ask, const Answer *answer, ScheduleRetry why,
  * its pause is over; but a task that alone meets that has a clock of its own.
  */
 static void
-question_on_server_trouble(Question *ask, ScheduleRetry why, const char *code,
+question_on_server_trouble(Question *ask, RetryKind why, const char *code,
 						   const char *message, int64 now)
 {
 	QueueTask  *task = ask->task;
@@ -300,11 +299,11 @@ question_on_server_trouble(Question *ask, ScheduleRetry why, const char *code,
 
 	/* It would have refused the key, if that were no good. */
 	if (ask->request->result == HTTP_COMPLETE &&
-		ask->request->status < 500 && why != SCHEDULE_RATE_LIMITED)
+		ask->request->status < 500 && why != RETRY_RATE_LIMITED)
 		queue_note_accepted(task->account, ask->request->started);
 
 	/* What is said under 200 is about the task; the server does answer. */
-	if (why == SCHEDULE_TRANSIENT && ask->request->status == 200)
+	if (why == RETRY_TRANSIENT && ask->request->status == 200)
 		queue_note_success(server, ask->request->started);
 	else
 	{
@@ -312,15 +311,15 @@ question_on_server_trouble(Question *ask, ScheduleRetry why, const char *code,
 						   ask->request->started, now, question_random());
 		queue_note_trouble(&server->trouble, code, message, now);
 	}
-	if (why == SCHEDULE_RATE_LIMITED)
-		pace_push_back(task, now);
+	if (why == RETRY_RATE_LIMITED)
+		durations_throttle(task, now);
 	task->held = true;
 	(void) queue_count(&task->failures);
 	ask->due = now;
 	if (now >= server->health.paused_until)
 		ask->due += Max(question_retry(why, task->failures),
 						ask->request->retry_after * SECOND);
-	else if (why != SCHEDULE_RATE_LIMITED)
+	else if (why != RETRY_RATE_LIMITED)
 		ask->due += question_retry(why, task->failures);
 	if (question_is_too_old(task))
 	{
@@ -342,7 +341,7 @@ question_on_auth(Question *ask, const Answer *answer, int64 now)
 {
 	QueueTask  *task = ask->task;
 	QueueAccount *account = task->account;
-	int64		until = now + question_retry(SCHEDULE_AUTH, 1);
+	int64		until = now + question_retry(RETRY_AUTH, 1);
 
 	queue_note_success(account->server, ask->request->started);
 	task->held = task->barred = true;
@@ -417,28 +416,29 @@ question_on_answer(Question *ask, const Answer *answer, int64 now)
 			question_on_ended(ask, answer, "failed", now);
 			break;
 		case ANSWER_NO_OUTPUT:
-			question_on_trouble(ask, answer, SCHEDULE_NO_OUTPUT, now);
+			question_on_trouble(ask, answer, RETRY_NO_OUTPUT, now);
 			break;
 		case ANSWER_UNKNOWN_TASK:
-			question_on_trouble(ask, answer, SCHEDULE_UNKNOWN_TASK, now);
+			question_on_trouble(ask, answer,
+								retry_unknown_task(ask->status != NULL), now);
 			break;
 		case ANSWER_AUTH:
 			question_on_auth(ask, answer, now);
 			break;
 		case ANSWER_RATE_LIMITED:
-			question_on_server_trouble(ask, SCHEDULE_RATE_LIMITED, code,
+			question_on_server_trouble(ask, RETRY_RATE_LIMITED, code,
 									   message, now);
 			break;
 		case ANSWER_TRANSIENT:
-			question_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, message,
+			question_on_server_trouble(ask, RETRY_TRANSIENT, code, message,
 									   now);
 			break;
 		case ANSWER_REJECTED:
-			question_on_server_trouble(ask, SCHEDULE_REJECTED, code, message,
+			question_on_server_trouble(ask, RETRY_REJECTED, code, message,
 									   now);
 			break;
 		case ANSWER_UNREADABLE:
-			question_on_server_trouble(ask, SCHEDULE_UNREADABLE, code, message,
+			question_on_server_trouble(ask, RETRY_UNREADABLE, code, message,
 									   now);
 			break;
 	}
@@ -452,7 +452,7 @@ static void
 question_on_own_trouble(Question *ask, int64 now)
 {
 	(void) queue_count(&ask->task->failures);
-	ask->due = now + question_retry(SCHEDULE_TRANSIENT, ask->task->failures);
+	ask->due = now + question_retry(RETRY_TRANSIENT, ask->task->failures);
 	question_drop(ask);
 }
 
@@ -474,7 +474,7 @@ question_on_no_answer(Question *ask, int64 now)
 			question_on_own_trouble(ask, now);
 			return;
 		case HTTP_TOO_LARGE:
-			question_on_server_trouble(ask, SCHEDULE_UNREADABLE, "too_large",
+			question_on_server_trouble(ask, RETRY_UNREADABLE, "too_large",
 									   "the answer is too large", now);
 			return;
 		case HTTP_TIMED_OUT:
@@ -486,7 +486,7 @@ question_on_no_answer(Question *ask, int64 now)
 		default:
 			break;
 	}
-	question_on_server_trouble(ask, SCHEDULE_TRANSIENT, code, request->error,
+	question_on_server_trouble(ask, RETRY_TRANSIENT, code, request->error,
 							   now);
 }
 

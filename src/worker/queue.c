@@ -54,12 +54,6 @@
 #define QUEUE_SUSPECT_TURNS 8
 #define QUEUE_SUSPECT_SHARE 2
 
-/*
- * Of the suspects the one that has failed least goes first; each failure
- * weighs as much as waiting for so long.
- */
-#define QUEUE_FAILURE_WEIGHT (60 * SECOND)
-
 /* Trouble that has lasted for so long will not pass in a moment. */
 #define QUEUE_PATIENCE (60 * SECOND)
 
@@ -150,19 +144,6 @@ queue_compare(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 	int64		due_b = pairingheap_const_container(QueueTask, node, b)->due;
 
 	return (due_a < due_b) - (due_a > due_b);
-}
-
-/* As above, of suspects. */
-static int
-queue_compare_suspects(const pairingheap_node *a, const pairingheap_node *b,
-					   void *arg)
-{
-	const QueueTask *task_a = pairingheap_const_container(QueueTask, node, a);
-	const QueueTask *task_b = pairingheap_const_container(QueueTask, node, b);
-	int64		turn_a = task_a->due + task_a->failures * QUEUE_FAILURE_WEIGHT;
-	int64		turn_b = task_b->due + task_b->failures * QUEUE_FAILURE_WEIGHT;
-
-	return (turn_a < turn_b) - (turn_a > turn_b);
 }
 
 void
@@ -274,7 +255,7 @@ queue_account(const char *server, const char *owner)
 		*account = key;
 		account->server = queue_server(server);
 		account->fresh = pairingheap_allocate(queue_compare, NULL);
-		account->suspects = pairingheap_allocate(queue_compare_suspects, NULL);
+		account->suspects = pairingheap_allocate(queue_compare, NULL);
 		MemoryContextSwitchTo(old);
 	}
 	return account;
@@ -932,16 +913,16 @@ queue_note_answer(QueueTask *task, int64 started)
 /* How long to ask nothing after a failure. */
 static int64
 queue_pause(const QueueHealth *health, const QueueTask *task,
-			ScheduleRetry why, int retry_after, double random)
+			RetryKind	why, int retry_after, double random)
 {
 	if (retry_after >= 0)
 		return retry_after * SECOND;
-	if (why == SCHEDULE_RATE_LIMITED)
-		return schedule_retry(why, Max(health->failures, task->failures + 1),
-							  random);
+	if (why == RETRY_RATE_LIMITED)
+		return retry_delay(why, Max(health->failures, task->failures + 1),
+						   random);
 	if (queue_is_probed(health))
-		return schedule_retry(why, health->failures - QUEUE_FAILURES + 1,
-							  random);
+		return retry_delay(why, health->failures - QUEUE_FAILURES + 1,
+						   random);
 	return 0;
 }
 
@@ -951,7 +932,7 @@ queue_pause(const QueueHealth *health, const QueueTask *task,
  * way when that was noted are no further failures.
  */
 void
-queue_note_failure(QueueTask *task, ScheduleRetry why, int retry_after,
+queue_note_failure(QueueTask *task, RetryKind why, int retry_after,
 				   int64 started, int64 now, double random)
 {
 	QueueServer *server = task->account->server;
@@ -970,7 +951,7 @@ queue_note_failure(QueueTask *task, ScheduleRetry why, int retry_after,
 	{
 		health->paused_until = until;
 		health->paused_why = why;
-		health->wanted = retry_after >= 0 || why == SCHEDULE_RATE_LIMITED;
+		health->wanted = retry_after >= 0 || why == RETRY_RATE_LIMITED;
 	}
 }
 

@@ -16,6 +16,7 @@
 #include "datatype/timestamp.h"
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
+#include "schedule/retry.h"
 #include "schedule/schedule.h"
 #include "server/settings.h"
 
@@ -31,7 +32,7 @@ typedef struct QueueHealth
 	int			failures;		/* in a row */
 	int64		failed_at;		/* when the last of them was noted */
 	int64		paused_until;	/* no question of that kind before this */
-	ScheduleRetry paused_why;	/* then the reason */
+	RetryKind	paused_why;		/* then the reason */
 	bool		wanted;			/* the server itself has asked for that */
 } QueueHealth;
 
@@ -100,13 +101,12 @@ struct QueueTask
 	int			polls;			/* questions not yet written into the row */
 	uint32		trouble_since;	/* first answer of "trouble", in ms, cut off */
 	uint32		known_at;		/* in seconds, rounded up */
-	ScheduleRunning running;	/* where it was last seen running, ... */
-	uint32		seen;			/* by a question that was asked then, in ms */
+	ScheduleRunning running;	/* where it was last seen running */
 	uint16		failures;		/* in a row, of asking */
 	uint16		row_failures;	/* in a row, of reading or writing its row */
 	uint16		skips;			/* in a row, of writing it while it was held */
 	uint16		troubles;		/* in a row, of the kind of "trouble" */
-	uint8		trouble : 4;	/* ScheduleRetry, if "troubles" > 0 */
+	uint8		trouble : 4;	/* RetryKind, if "troubles" > 0 */
 	bool		held : 1;		/* by trouble of its server or account */
 	bool		barred : 1;		/* nobody could ask for it: its role, server,
 								 * rights or key are in trouble */
@@ -152,7 +152,7 @@ extern void queue_note_end(QueueTask *task, int retries);
 extern void queue_take_back(QueueTask *task);
 extern void queue_note_success(QueueServer *server, int64 started);
 extern void queue_note_answer(QueueTask *task, int64 started);
-extern void queue_note_failure(QueueTask *task, ScheduleRetry why,
+extern void queue_note_failure(QueueTask *task, RetryKind why,
 							   int retry_after, int64 started, int64 now,
 							   double random);
 extern const QueueHealth *queue_resting(const QueueServer *server);

@@ -53,10 +53,10 @@
 #include "http/client.h"
 #include "launcher/launcher.h"
 #include "worker/lister.h"
-#include "worker/pace.h"
+#include "worker/durations.h"
 #include "worker/question.h"
 #include "worker/queue.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 #include "control/counters.h"
 #include "control/slot.h"
 #include "table/tracker.h"
@@ -178,7 +178,7 @@ worker_note_outcome(TrackerOutcome outcome)
 static void
 worker_forget_task(QueueTask *task, const Answer *answer)
 {
-	pace_note_over(task, answer);
+	durations_record_over(task, answer);
 	queue_remove(task);
 }
 
@@ -334,7 +334,7 @@ worker_send(Question *ask, int64 now)
 {
 	ask->task->polls++;
 	http_begin(ask->request);
-	pace_note_start(ask->task, now);
+	durations_record_start(ask->task, now);
 	counters_request(ask->serverid, ask->umid);
 }
 
@@ -456,8 +456,8 @@ worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
 			int64		retry;
 
 			(void) queue_count(&task->row_failures);
-			retry = schedule_retry(SCHEDULE_ROW, task->row_failures,
-								   pg_prng_double(&pg_global_prng_state));
+			retry = retry_delay(RETRY_ROW, task->row_failures,
+								pg_prng_double(&pg_global_prng_state));
 			queue_put(task, now + retry);
 		}
 		else
@@ -838,7 +838,7 @@ worker_time_to_wait(void)
 {
 	int64		now = monotonic_us();
 	int64		until = Min(Min(lister_next(), writer_next()),
-							pace_next_lesson());
+							durations_next_read());
 	const Question *ahead = worker_first_ahead();
 	bool		idle = worker_is_idle();
 
@@ -922,7 +922,7 @@ worker_init(void)
 	question_init(worker.asks);
 	worker_keep_memory();
 	queue_init();
-	pace_init();
+	durations_init();
 	writer_init(worker_on_written);
 	worker.round_size = WORKER_ROUND;
 }
@@ -990,7 +990,7 @@ worker_turn(void)
 	else if (worker_ask())
 		timeout = 0;
 	else
-		pace_learn();
+		durations_read();
 	worker_send_due();
 	MemoryContextReset(worker.round);
 	if (worker.absent)
@@ -1009,7 +1009,7 @@ worker_turn(void)
 		timeout = 0;
 
 	counters_before_wait(timeout, queue_size(), queue_first_due());
-	pace_publish(timeout);
+	durations_publish(timeout);
 
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
 	HOLD_CANCEL_INTERRUPTS();

@@ -21,7 +21,7 @@
 #include "utils/memutils.h"
 
 #include "clock.h"
-#include "schedule/schedule.h"
+#include "schedule/retry.h"
 #include "control/counters.h"
 #include "worker/writer.h"
 
@@ -129,7 +129,7 @@ writer_retry(int failures)
 {
 	double		random = pg_prng_double(&pg_global_prng_state);
 
-	return writer_due_after(schedule_retry(SCHEDULE_ROW, failures, random));
+	return writer_due_after(retry_delay(RETRY_ROW, failures, random));
 }
 
 void

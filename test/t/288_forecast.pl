@@ -42,25 +42,20 @@ END
 
 ok( poll_until(
 		$node,
-		"SELECT ended = 1500 AND running = 1 AND built"
-		  . " FROM (SELECT *, requests IS NOT NULL AS built"
-		  . " FROM anyvod_stat_schedule) AS s"),
+		'SELECT ended = 1500 AND running = 1 FROM anyvod_stat_schedule'),
 	'the settled rows were learned from');
-is( sql("SELECT datname, server, task_type, model, censored,"
+is( sql("SELECT datname, server, task_type, model,"
 		  . " duration_p50_ms BETWEEN 92000 AND 109000,"
-		  . " duration_p95_ms BETWEEN duration_p50_ms AND 120000,"
-		  . " requests BETWEEN 2 AND 10, delay_mean_ms BETWEEN 0 AND 4000,"
-		  . " delay_p95_ms BETWEEN delay_mean_ms AND 20000,"
-		  . " next_rebuild BETWEEN 1 AND 100, c > 0, pressure"
+		  . " duration_p95_ms BETWEEN duration_p50_ms AND 120000"
 		  . " FROM anyvod_stat_schedule"),
-	'postgres|anyapi|AigcVideoTask|Kling 2.1|0|t|t|t|t|t|t|t|1',
+	'postgres|anyapi|AigcVideoTask|Kling 2.1|t|t',
 	'and the view says what');
 
 my $forecast =
   "SELECT extract(epoch FROM elapsed) BETWEEN 38 AND 59,"
   . " abs(extract(epoch FROM elapsed + remaining) - 100) < 9,"
   . " remaining_p90 BETWEEN remaining AND remaining + interval '15 s',"
-  . " learned_from BETWEEN 500 AND 1500"
+  . " learned_from BETWEEN 300 AND 1500"
   . " FROM anyvod_forecast('$task')";
 
 is(sql($forecast), 't|t|t|t', 'a running task will end 100 s after its start');
