@@ -21,7 +21,6 @@
 #include "anyvod.h"
 #include "control/database_hooks.h"
 #include "control/shmem.h"
-#include "control/stat_schedule.h"
 #include "control/xact_hooks.h"
 #include "launcher/launcher.h"
 
@@ -108,7 +107,6 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress)
 	{
 		shmem_init();
-		stat_schedule_init();
 		if (IsBinaryUpgrade)
 			return;
 		xact_hooks_init();

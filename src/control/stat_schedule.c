@@ -21,9 +21,6 @@
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -32,6 +29,7 @@
 #include "compat.h"
 #include "anyvod.h"
 #include "response/to_datum.h"
+#include "control/shmem.h"
 #include "control/stat_schedule.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_schedules);
@@ -50,11 +48,12 @@ PG_FUNCTION_INFO_V1(anyvod_forecast_of);
 static StatSchedule *
 stat_schedule_slot(const ScheduleSummary *summary)
 {
-	StatSchedule *oldest = &shared->keys[0];
+	StatSchedule *keys = shmem_get()->schedules.keys;
+	StatSchedule *oldest = &keys[0];
 
 	for (int i = 0; i < STAT_SCHEDULES; i++)
 	{
-		StatSchedule *entry = &shared->keys[i];
+		StatSchedule *entry = &keys[i];
 
 		if (entry->database == MyDatabaseId &&
 			strcmp(entry->summary.server, summary->server) == 0 &&
@@ -73,12 +72,12 @@ stat_schedule_publish(const ScheduleSummary *summary)
 {
 	StatSchedule *entry;
 
-	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	entry = stat_schedule_slot(summary);
 	entry->database = MyDatabaseId;
 	entry->published_at = GetCurrentTimestamp();
 	entry->summary = *summary;
-	LWLockRelease(shared_lock);
+	LWLockRelease(shmem_lock());
 }
 
 /*
@@ -89,23 +88,25 @@ static bool
 stat_schedule_find(const char *server, const char *task_type,
 				   const char *model, StatSchedule *found)
 {
+	const StatSchedule *keys;
 	bool		is_there = false;
 
-	if (shared == NULL)
+	if (shmem_get() == NULL)
 		return false;
-	LWLockAcquire(shared_lock, LW_SHARED);
+	keys = shmem_get()->schedules.keys;
+	LWLockAcquire(shmem_lock(), LW_SHARED);
 	for (int i = 0; i < STAT_SCHEDULES && !is_there; i++)
 	{
-		const ScheduleSummary *summary = &shared->keys[i].summary;
+		const ScheduleSummary *summary = &keys[i].summary;
 
-		is_there = shared->keys[i].database == MyDatabaseId &&
+		is_there = keys[i].database == MyDatabaseId &&
 			strcmp(summary->server, server) == 0 &&
 			schedule_is_name(summary->task_type, task_type) &&
 			schedule_is_name(summary->model, model);
 		if (is_there)
-			*found = shared->keys[i];
+			*found = keys[i];
 	}
-	LWLockRelease(shared_lock);
+	LWLockRelease(shmem_lock());
 	return is_there;
 }
 
@@ -167,12 +168,12 @@ anyvod_stat_get_schedules(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("incorrect number of output arguments")));
-	if (shared == NULL)
+	if (shmem_get() == NULL)
 		return (Datum) 0;
 	copy = palloc(sizeof(StatSchedules));
-	LWLockAcquire(shared_lock, LW_SHARED);
-	memcpy(copy, shared, sizeof(StatSchedules));
-	LWLockRelease(shared_lock);
+	LWLockAcquire(shmem_lock(), LW_SHARED);
+	memcpy(copy, &shmem_get()->schedules, sizeof(StatSchedules));
+	LWLockRelease(shmem_lock());
 	for (int i = 0; i < STAT_SCHEDULES; i++)
 	{
 		if (stat_schedule_is_visible(&copy->keys[i]))
