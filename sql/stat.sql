@@ -21,19 +21,6 @@ FROM pg_class WHERE relname LIKE 'anyvod_stat%' ORDER BY 1;
 SELECT proname, has_function_privilege('public', oid, 'EXECUTE') AS public_may
 FROM pg_proc WHERE proname LIKE 'anyvod_stat_%' ORDER BY 1;
 
--- a script of another version than the library
-BEGIN;
-SELECT probin FROM pg_proc WHERE proname = 'anyvod_stat_reset' \gset
-CREATE FUNCTION pg_temp.workers(OUT datid oid, OUT pid bigint) RETURNS SETOF record
-LANGUAGE C AS :'probin', 'anyvod_stat_get_workers';
-CREATE FUNCTION pg_temp.servers(OUT server name, OUT status text) RETURNS SETOF record
-LANGUAGE C AS :'probin', 'anyvod_stat_get_servers';
-SAVEPOINT made;
-SELECT * FROM pg_temp.workers();
-ROLLBACK TO made;
-SELECT * FROM pg_temp.servers();
-ROLLBACK;
-
 --
 -- Counting
 --
@@ -88,6 +75,19 @@ CALL regress_helpers.wait_for($$(w.polls, w.in_flight) = (sum(s.requests), sum(s
 SELECT server, mapped_role, state, paused_until, paused_why, succeeded,
 	last_error IN ('transient', 'unreadable') AS error, last_error_detail ~ '^HTTP (503|200)$' AS detail
 FROM anyvod_stat_server WHERE succeeded > 0 ORDER BY 1, 2;
+
+-- a script of another version than the library
+BEGIN;
+SELECT probin FROM pg_proc WHERE proname = 'anyvod_stat_reset' \gset
+CREATE FUNCTION pg_temp.workers(OUT datid oid, OUT pid bigint) RETURNS SETOF record
+LANGUAGE C AS :'probin', 'anyvod_stat_get_workers';
+CREATE FUNCTION pg_temp.servers(OUT server name, OUT status text) RETURNS SETOF record
+LANGUAGE C AS :'probin', 'anyvod_stat_get_servers';
+SAVEPOINT made;
+SELECT * FROM pg_temp.workers();
+ROLLBACK TO made;
+SELECT * FROM pg_temp.servers();
+ROLLBACK;
 
 --
 -- Who sees what

@@ -3,11 +3,10 @@
  * counters.c
  *		Counting what the workers do.
  *
- * A worker counts in memory of its own and adds that to shared memory now and
- * then, when it is awake anyway: counting takes no lock and wakes nobody.  The
- * counters of a database outlive its workers, so that figures can be read
- * after the work is done; they start afresh with the server, as they are for
- * watching and not for accounting.
+ * A worker counts in its database's entry of shared memory, which it alone
+ * writes.  The counters outlive it, so that figures can be read after the work
+ * is done; they start afresh with the server, as they are for watching and not
+ * for accounting.
  *
  * Nothing here names a task, a URL or anything that a gateway said: of an
  * error its kind is kept, an HTTP status or how far a connection came, an
@@ -29,26 +28,11 @@
 #include "control/counters.h"
 #include "control/shmem.h"
 
-/*
- * While it is busy a worker publishes no oftener than this (milliseconds):
- * nobody's eye is quicker, and it is one lock in a thousand requests.
- */
-#define COUNTERS_PUBLISH_EVERY 50
+/* This worker's counters, NULL while it does not count. */
+static Counters *mine = NULL;
 
-/*
- * This worker.  "counted" and its servers' figures are what was counted since
- * they were last published; its servers are at the same indexes as the shared
- * ones, which no other process fills.
- */
-static struct
-{
-	Counters   *shared;			/* NULL: not attached */
-	Counters	counted;
-	bool		changed[COUNTERS_SERVERS];	/* since they were published */
-	bool		dirty;
-	uint64		uses;
-	int64		publish_at;		/* not before this while busy */
-} mine;
+/* So often it has used one of its servers. */
+static uint64 uses = 0;
 
 
 /*
@@ -83,86 +67,33 @@ counters_bucket_begin(int bucket)
 
 
 /*
- * Publishing
+ * The worker
  */
 
-/* Add figures to others; "size" is in bytes. */
-static void
-counters_add(void *figures, const void *counted, Size size)
+/* Begin to count, if this worker counts yet. */
+static bool
+counters_begin(void)
 {
-	uint64	   *to = figures;
-	const uint64 *from = counted;
-
-	for (Size i = 0; i < size / sizeof(uint64); i++)
-		to[i] += from[i];
+	if (mine != NULL)
+		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	return mine != NULL;
 }
 
-/* Publish what was counted of a server. */
 static void
-counters_publish_server(CountersServer *shared, CountersServer *counted)
+counters_done(void)
 {
-	CountersServer before = *shared;
-	bool		same = before.serverid == counted->serverid &&
-		before.umid == counted->umid;
-
-	*shared = *counted;
-	memset(&counted->figures, 0, sizeof(counted->figures));
-	counted->error_at = 0;
-	if (!same)
-		return;
-	counters_add(&shared->figures, &before.figures, sizeof(before.figures));
-	if (shared->error_at == 0)
-	{
-		shared->error_at = before.error_at;
-		shared->error = before.error;
-		shared->result = before.result;
-		shared->phase = before.phase;
-		shared->http_status = before.http_status;
-	}
-}
-
-/* Publish what was counted.  Must not throw. */
-static void
-counters_publish(void)
-{
-	Counters   *shared = mine.shared;
-	Counters   *counted = &mine.counted;
-
-	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	shared->pending = counted->pending;
-	shared->in_flight = counted->in_flight;
-	shared->oldest_due = counted->oldest_due;
-	shared->condition = counted->condition;
-	if (mine.dirty)
-		counters_add(&shared->figures, &counted->figures,
-					 sizeof(CountersFigures));
-	if (counted->error_at != 0)
-	{
-		strlcpy(shared->error, counted->error, sizeof(shared->error));
-		shared->error_at = counted->error_at;
-	}
-	for (int i = 0; i < COUNTERS_SERVERS; i++)
-	{
-		if (mine.changed[i])
-			counters_publish_server(&shared->servers[i], &counted->servers[i]);
-	}
 	LWLockRelease(shmem_lock());
-
-	if (mine.dirty)
-		memset(&counted->figures, 0, sizeof(CountersFigures));
-	counted->error_at = 0;
-	memset(mine.changed, 0, sizeof(mine.changed));
-	mine.dirty = false;
 }
 
-/* Pauses and requests of a worker end with it. */
+/* Pauses and requests of a worker end with it.  The lock is held. */
 static void
-counters_end_pauses(CountersServer *servers)
+counters_end_requests(void)
 {
+	mine->in_flight = 0;
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		servers[i].in_flight = 0;
-		servers[i].server_until = servers[i].key_until = 0;
+		mine->servers[i].in_flight = 0;
+		mine->servers[i].server_until = mine->servers[i].key_until = 0;
 	}
 }
 
@@ -170,16 +101,15 @@ counters_end_pauses(CountersServer *servers)
 static void
 counters_detach(int code, Datum arg)
 {
-	counters_publish();
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	if (mine.shared->worker == MyProcPid)
+	if (mine->worker == MyProcPid)
 	{
-		mine.shared->worker = 0;
-		mine.shared->left_at = GetCurrentTimestamp();
-		counters_end_pauses(mine.shared->servers);
+		mine->worker = 0;
+		mine->left_at = GetCurrentTimestamp();
+		counters_end_requests();
 	}
-	LWLockRelease(shmem_lock());
-	mine.shared = NULL;
+	counters_done();
+	mine = NULL;
 }
 
 /*
@@ -189,24 +119,16 @@ counters_detach(int code, Datum arg)
 void
 counters_attach(void)
 {
-	Counters   *shared;
-
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	shared = &shmem_find(MyDatabaseId)->counters;
-	shared->worker = MyProcPid;
-	shared->started_at = GetCurrentTimestamp();
-	shared->oldest_due = mine.counted.oldest_due = PG_INT64_MAX;
-	shared->condition = COUNTERS_WELL;
-	counters_end_pauses(shared->servers);
+	mine = &shmem_find(MyDatabaseId)->counters;
+	mine->worker = MyProcPid;
+	mine->started_at = GetCurrentTimestamp();
+	mine->oldest_due = PG_INT64_MAX;
+	mine->condition = COUNTERS_WELL;
+	counters_end_requests();
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
-	{
-		mine.counted.servers[i].serverid = shared->servers[i].serverid;
-		mine.counted.servers[i].umid = shared->servers[i].umid;
-		mine.counted.servers[i].used = shared->servers[i].used;
-		mine.uses = Max(mine.uses, shared->servers[i].used);
-	}
-	LWLockRelease(shmem_lock());
-	mine.shared = shared;
+		uses = Max(uses, mine->servers[i].used);
+	counters_done();
 	before_shmem_exit(counters_detach, (Datum) 0);
 }
 
@@ -217,57 +139,36 @@ counters_attach(void)
 void
 counters_set_condition(CountersCondition condition)
 {
-	Counters   *shared = mine.shared;
-
-	if (mine.counted.condition == condition)
+	if (mine != NULL && mine->condition == condition)
 		return;
-	mine.counted.condition = condition;
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	if (shared == NULL && slot_is_worker())
-		shared = &shmem_find(MyDatabaseId)->counters;
-	if (shared != NULL)
-		shared->condition = condition;
-	LWLockRelease(shmem_lock());
-}
-
-/* What a worker that waits waits for. */
-static const char *
-counters_waits_for(int64 pending)
-{
-	if (mine.counted.in_flight > 0)
-		return "waiting for responses";
-	if (pending > 0)
-		return "waiting until a task is due";
-	return "waiting for new tasks";
+	if (slot_is_worker())
+		shmem_find(MyDatabaseId)->counters.condition = condition;
+	counters_done();
 }
 
 /*
  * This worker is about to wait for so many milliseconds at most, -1: until
  * something happens; it knows so many pending tasks, of which the first is, or
- * was, due then.  Publish what was counted unless that was done just now and
- * it will be awake again soon, and let pg_stat_activity say what it does.
+ * was, due then.  Let the views and pg_stat_activity say what it does.
  */
 void
 counters_before_wait(long timeout, int64 pending, int64 oldest_due)
 {
-	int64		now = monotonic_us();
+	const char *activity = "waiting for new tasks";
 
+	if (pending > 0)
+		activity = "waiting until a task is due";
+	if (mine != NULL && mine->in_flight > 0)
+		activity = "waiting for responses";
 	if (timeout != 0)
-		pgstat_report_activity(STATE_IDLE, counters_waits_for(pending));
-	if (mine.shared == NULL ||
-		(now < mine.publish_at && timeout >= 0 &&
-		 timeout < COUNTERS_PUBLISH_EVERY))
+		pgstat_report_activity(STATE_IDLE, activity);
+	if (!counters_begin())
 		return;
-	mine.counted.pending = pending;
-	mine.counted.oldest_due = oldest_due;
-	mine.publish_at = now + COUNTERS_PUBLISH_EVERY * INT64CONST(1000);
-	counters_publish();
+	mine->pending = pending;
+	mine->oldest_due = oldest_due;
+	counters_done();
 }
-
-
-/*
- * Counting
- */
 
 /* A server and mapping of this worker, NULL if they are not kept. */
 static CountersServer *
@@ -275,13 +176,10 @@ counters_find_server(Oid serverid, Oid umid)
 {
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		CountersServer *server = &mine.counted.servers[i];
+		CountersServer *server = &mine->servers[i];
 
 		if (server->serverid == serverid && server->umid == umid)
-		{
-			mine.changed[i] = true;
 			return server;
-		}
 	}
 	return NULL;
 }
@@ -294,20 +192,17 @@ counters_find_or_make_server(Oid serverid, Oid umid)
 
 	if (server == NULL)
 	{
-		CountersServer *servers = mine.counted.servers;
-
-		server = servers;
+		server = mine->servers;
 		for (int i = 1; i < COUNTERS_SERVERS; i++)
 		{
-			if (servers[i].used < server->used)
-				server = &servers[i];
+			if (mine->servers[i].used < server->used)
+				server = &mine->servers[i];
 		}
 		memset(server, 0, sizeof(CountersServer));
 		server->serverid = serverid;
 		server->umid = umid;
-		mine.changed[server - servers] = true;
 	}
-	server->used = ++mine.uses;
+	server->used = ++uses;
 	return server;
 }
 
@@ -315,13 +210,16 @@ counters_find_or_make_server(Oid serverid, Oid umid)
 void
 counters_request(Oid serverid, Oid umid)
 {
-	CountersServer *server = counters_find_or_make_server(serverid, umid);
+	CountersServer *server;
 
+	if (!counters_begin())
+		return;
+	server = counters_find_or_make_server(serverid, umid);
 	server->in_flight++;
 	server->figures.requests++;
-	mine.counted.in_flight++;
-	mine.counted.figures.polls++;
-	mine.dirty = true;
+	mine->in_flight++;
+	mine->figures.polls++;
+	counters_done();
 }
 
 /* Does a request that ended so tell of an error of the server, not the task? */
@@ -353,33 +251,35 @@ counters_kind_name(int kind)
 static void
 counters_end(const CountedRequest *request, int kind)
 {
-	CountersServer *server = counters_find_server(request->serverid,
-												  request->umid);
+	CountersServer *server;
 
-	mine.counted.in_flight--;
-	mine.counted.figures.polls += request->retries;
-	if (request->result == HTTP_COMPLETE)
-		mine.counted.figures.request_times[counters_bucket(request->elapsed)]++;
-	mine.dirty = true;
 	if (counters_is_error(kind))
 		counters_error(counters_kind_name(kind));
-	if (server == NULL)
-		return;					/* others were used meanwhile */
-
-	server->in_flight = Max(server->in_flight - 1, 0);
-	server->figures.kinds[kind]++;
-	server->figures.requests += request->retries;
-	server->figures.connections += request->connected;
-	if (!counters_is_error(kind))
-	{
-		server->key_until = 0;
+	if (!counters_begin())
 		return;
+	mine->in_flight--;
+	mine->figures.polls += request->retries;
+	if (request->result == HTTP_COMPLETE)
+		mine->figures.request_times[counters_bucket(request->elapsed)]++;
+	server = counters_find_server(request->serverid, request->umid);
+	if (server != NULL)			/* others were used meanwhile if not */
+	{
+		server->in_flight = Max(server->in_flight - 1, 0);
+		server->figures.kinds[kind]++;
+		server->figures.requests += request->retries;
+		server->figures.connections += request->connected;
+		if (counters_is_error(kind))
+		{
+			server->error = kind;
+			server->result = request->result;
+			server->phase = request->phase;
+			server->http_status = request->http_status;
+			server->error_at = GetCurrentTimestamp();
+		}
+		else
+			server->key_until = 0;
 	}
-	server->error = kind;
-	server->result = request->result;
-	server->phase = request->phase;
-	server->http_status = request->http_status;
-	server->error_at = GetCurrentTimestamp();
+	counters_done();
 }
 
 void
@@ -401,36 +301,43 @@ counters_no_response(const CountedRequest *request)
 void
 counters_unchanged(void)
 {
-	mine.counted.figures.unchanged++;
-	mine.dirty = true;
+	if (!counters_begin())
+		return;
+	mine->figures.unchanged++;
+	counters_done();
 }
 
 /*
- * A row has been written, just now, with what an answer said; NULL: with
+ * A row has been written, just now, with what a response said; NULL: with
  * something else.  A task whose end is written for the first time after it was
  * seen running has been watched: that tells how long its end went unnoticed.
  */
 void
 counters_written(const Answer *answer, bool watched)
 {
-	mine.counted.figures.written++;
-	mine.dirty = true;
+	if (!counters_begin())
+		return;
+	mine->figures.written++;
 	if (watched && answer != NULL && answer->has_ended_at &&
 		(answer->verdict == ANSWER_SUCCEEDED ||
 		 answer->verdict == ANSWER_FAILED))
 	{
 		int64		delay = GetCurrentTimestamp() - answer->ended_at;
 
-		mine.counted.figures.delays[counters_bucket(delay)]++;
+		mine->figures.delays[counters_bucket(delay)]++;
 	}
+	counters_done();
 }
 
 /* Something has gone wrong: an SQLSTATE, or how a request ended. */
 void
 counters_error(const char *sqlstate)
 {
-	strlcpy(mine.counted.error, sqlstate, sizeof(mine.counted.error));
-	mine.counted.error_at = GetCurrentTimestamp();
+	if (!counters_begin())
+		return;
+	strlcpy(mine->error, sqlstate, sizeof(mine->error));
+	mine->error_at = GetCurrentTimestamp();
+	counters_done();
 }
 
 /* A time of monotonic_us() that is to come, 0 if it is past. */
@@ -448,26 +355,32 @@ counters_server_paused(Oid serverid, int64 until, RetryKind why)
 {
 	TimestampTz at = until > 0 ? counters_timestamp(until) : 0;
 
+	if (!counters_begin())
+		return;
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		CountersServer *server = &mine.counted.servers[i];
+		CountersServer *server = &mine->servers[i];
 
-		if (server->serverid != serverid || server->server_until == at)
+		if (server->serverid != serverid)
 			continue;
 		server->server_until = at;
 		server->server_limited = why == RETRY_RATE_LIMITED;
-		mine.changed[i] = true;
 	}
+	counters_done();
 }
 
 /* This key was refused, and is not used until then. */
 void
 counters_key_refused(Oid serverid, Oid umid, int64 until)
 {
-	CountersServer *server = counters_find_server(serverid, umid);
+	CountersServer *server;
 
+	if (!counters_begin())
+		return;
+	server = counters_find_server(serverid, umid);
 	if (server != NULL)
 		server->key_until = counters_timestamp(until);
+	counters_done();
 }
 
 
@@ -498,5 +411,5 @@ counters_reset(void)
 			counters->servers[i].error_at = 0;
 		}
 	}
-	LWLockRelease(shmem_lock());
+	counters_done();
 }

@@ -38,7 +38,7 @@ typedef enum CountersCondition
 	COUNTERS_TABLE_MISSING,		/* it is not in the extension's schema */
 } CountersCondition;
 
-/* Figures of a database.  All are uint64: they are added as an array. */
+/* Figures of a database. */
 typedef struct CountersFigures
 {
 	uint64		polls;			/* requests that were started */
@@ -48,7 +48,7 @@ typedef struct CountersFigures
 	uint64		delays[COUNTERS_BUCKETS];	/* of detection */
 } CountersFigures;
 
-/* Figures of a server and mapping, likewise. */
+/* Figures of a server and mapping. */
 typedef struct CountersServerFigures
 {
 	uint64		requests;

@@ -10,10 +10,10 @@
  * started until the command has ended, with the transaction whose locks it
  * holds, or by an error with the subtransaction that catches it.
  *
- * Only for a command that will be carried out as far as privileges go:
- * otherwise anyone could send any worker away.  DROP DATABASE tells by itself,
- * through the object-access hook, after it has checked; the others are looked
- * at before.
+ * Only for a command of the database's owner, as otherwise anyone could send
+ * any worker away.  (Others can copy a template, but that has no worker.)  DROP
+ * DATABASE tells by itself, through the object-access hook, after it has
+ * checked; the others are looked at before.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -23,10 +23,8 @@
 
 #include <signal.h>
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -37,7 +35,6 @@
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/syscache.h"
 
 #include "clock.h"
 #include "compat.h"
@@ -154,41 +151,6 @@ database_block(Oid database)
  * Which commands
  */
 
-/* May the current user create databases? */
-static bool
-database_may_create(void)
-{
-	HeapTuple	tuple;
-	bool		may = superuser();
-
-	if (may)
-		return true;
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	if (HeapTupleIsValid(tuple))
-	{
-		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
-		ReleaseSysCache(tuple);
-	}
-	return may;
-}
-
-/* May the current user copy this database? */
-static bool
-database_may_copy(Oid database)
-{
-	HeapTuple	tuple;
-	bool		may = false;
-
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (HeapTupleIsValid(tuple))
-	{
-		may = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate ||
-			compat_database_ownercheck(database, GetUserId());
-		ReleaseSysCache(tuple);
-	}
-	return may;
-}
-
 /* The value of an option of a command, NULL if it is not given. */
 static const char *
 database_option(List *options, const char *name)
@@ -213,11 +175,9 @@ static Oid
 database_wanted(Node *command)
 {
 	const char *name = NULL;
-	bool		copy = IsA(command, CreatedbStmt);
-	bool		may;
 	Oid			database;
 
-	if (copy)
+	if (IsA(command, CreatedbStmt))
 	{
 		name = database_option(((CreatedbStmt *) command)->options,
 							   "template");
@@ -235,13 +195,10 @@ database_wanted(Node *command)
 		return InvalidOid;
 
 	database = get_database_oid(name, true);
-	if (!OidIsValid(database))
-		return InvalidOid;
-	if (copy)
-		may = database_may_create() && database_may_copy(database);
-	else
-		may = compat_database_ownercheck(database, GetUserId());
-	return may ? database : InvalidOid;
+	return OidIsValid(database) &&
+			compat_database_ownercheck(database, GetUserId()) ?
+		database :
+		InvalidOid;
 }
 
 /* Look at a utility command before it is carried out. */

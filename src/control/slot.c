@@ -134,25 +134,28 @@ slot_announce_prepared(Oid database)
 }
 
 /*
- * A command has committed in a database, InvalidOid: in all of them.  Workers
- * that have something blocked are to look whether it still is.
+ * Tell the worker of a database, or InvalidOid: all of them, that commands
+ * have committed, if it has something blocked; or that its settings are old.
  */
-void
-slot_announce_commands(Oid database)
+static void
+slot_tell(Oid database, bool settings)
 {
 	AnyvodShared *shared = shmem_get();
 
 	for (int i = 0; i < shared->ndatabases; i++)
 	{
-		SharedDatabase *entry = &shared->databases[i];
+		Slot	   *slot = &shared->databases[i].slot;
 		pid_t		pid = 0;
 
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (OidIsValid(entry->oid) && entry->slot.has_blocked &&
-			(!OidIsValid(database) || entry->oid == database))
+		if (slot->pid != 0 && (settings || slot->has_blocked) &&
+			(!OidIsValid(database) || shared->databases[i].oid == database))
 		{
-			entry->slot.commands++;
-			pid = entry->slot.pid;
+			pid = slot->pid;
+			if (!settings)
+				slot->commands++;
+			else if (slot->state != SLOT_BLOCKED)
+				slot->state = SLOT_RESTARTING;
 		}
 		LWLockRelease(shmem_lock());
 		slot_set_latch(pid);
@@ -160,29 +163,24 @@ slot_announce_commands(Oid database)
 }
 
 /*
+ * A command has committed in a database, InvalidOid: in all of them.  Workers
+ * that have something blocked are to look whether it still is.
+ */
+void
+slot_announce_commands(Oid database)
+{
+	slot_tell(database, false);
+}
+
+/*
  * What the settings of a database start from has changed, InvalidOid: of all.
- * Its worker is replaced by one that reads them.
+ * Its worker is replaced by one that reads them; so is the worker of one that
+ * takes no connections any more, as far as that allows one.
  */
 void
 slot_announce_settings(Oid database)
 {
-	AnyvodShared *shared = shmem_get();
-
-	for (int i = 0; i < shared->ndatabases; i++)
-	{
-		SharedDatabase *entry = &shared->databases[i];
-		pid_t		pid = 0;
-
-		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (entry->slot.pid != 0 && entry->slot.state != SLOT_BLOCKED &&
-			(!OidIsValid(database) || entry->oid == database))
-		{
-			entry->slot.state = SLOT_RESTARTING;
-			pid = entry->slot.pid;
-		}
-		LWLockRelease(shmem_lock());
-		slot_set_latch(pid);
-	}
+	slot_tell(database, true);
 }
 
 /*

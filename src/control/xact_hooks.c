@@ -223,28 +223,22 @@ xact_is_harmless(Node *command)
 	}
 }
 
-/* Is a command about objects that all databases share? */
+/* May a command be about roles or databases, which all databases share? */
 static bool
 xact_is_shared(Node *command)
 {
 	switch (nodeTag(command))
 	{
-		case T_AlterDatabaseSetStmt:
 		case T_AlterDatabaseStmt:
-		case T_AlterRoleSetStmt:
+		case T_AlterOwnerStmt:
 		case T_AlterRoleStmt:
 		case T_CreateRoleStmt:
 		case T_DropOwnedStmt:
 		case T_DropRoleStmt:
 		case T_GrantRoleStmt:
 		case T_ReassignOwnedStmt:
-			return true;
-		case T_AlterOwnerStmt:
-			return ((AlterOwnerStmt *) command)->objectType == OBJECT_DATABASE;
-		case T_GrantStmt:
-			return ((GrantStmt *) command)->objtype == OBJECT_DATABASE;
 		case T_RenameStmt:
-			return ((RenameStmt *) command)->renameType == OBJECT_ROLE;
+			return true;
 		default:
 			return false;
 	}

@@ -99,9 +99,6 @@ typedef struct LauncherStart
 	int64		started;
 	int64		backoff;		/* 0 after success */
 	int64		retry_at;		/* in SLOT_BACKOFF */
-	uint32		prepared;		/* as in the slot, when last looked at */
-	uint32		prepared_sum;	/* see launcher_sum_prepared() */
-	int64		prepared_at;	/* when to look */
 } LauncherStart;
 
 static AnyvodShared *shared = NULL;
@@ -113,6 +110,7 @@ static List *connectable = NIL; /* databases, when they were last listed */
 static List *to_visit = NIL;	/* databases, in turn */
 static bool databases_changed = false;	/* since then */
 static int64 listed_at = 0;
+static int64 prepared_at = 0;	/* when to look for prepared transactions */
 static int64 next_at = 0;		/* when to look again, at the latest */
 
 
@@ -199,22 +197,30 @@ launcher_check_database(Oid oid)
 	return state;
 }
 
-/* Forget what is known of databases that are not among these. */
+/*
+ * Forget what is known of databases that are not among these, and have workers
+ * leave those that take no connections any more.
+ */
 static void
-launcher_forget_dropped(const List *existing)
+launcher_leave_databases(const List *existing, const List *now_connectable)
 {
-	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	for (int i = 0; i < shared->ndatabases; i++)
 	{
 		SharedDatabase *entry = &shared->databases[i];
+		Oid			oid = entry->oid;
 
-		if ((entry->slot.state == SLOT_FREE ||
-			 entry->slot.state == SLOT_CLOSED) &&
-			entry->counters.worker == 0 &&
-			!list_member_oid(existing, entry->oid))
+		if (!OidIsValid(oid) || list_member_oid(now_connectable, oid))
+			continue;
+		slot_announce_settings(oid);
+		if (list_member_oid(existing, oid))
+			continue;
+		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+		if (entry->oid == oid && entry->counters.worker == 0 &&
+			(entry->slot.state == SLOT_FREE ||
+			 entry->slot.state == SLOT_CLOSED))
 			memset(entry, 0, sizeof(SharedDatabase));
+		LWLockRelease(shmem_lock());
 	}
-	LWLockRelease(shmem_lock());
 }
 
 /*
@@ -247,7 +253,7 @@ launcher_list_databases(bool all)
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
 
-	launcher_forget_dropped(existing);
+	launcher_leave_databases(existing, now_connectable);
 	visit = all ? now_connectable :
 				  list_difference_oid(now_connectable, connectable);
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -323,53 +329,51 @@ launcher_visit(int64 now)
  * Prepared transactions
  */
 
-/* The sum of the ids of a database's prepared transactions, 0: no such. */
-static uint32
-launcher_sum_prepared(Oid database)
+/* Are there prepared transactions in a database? */
+static bool
+launcher_has_prepared(Oid database)
 {
-	uint32		sum = 0;
-
 	for (int i = 0; i < max_prepared_xacts; i++)
 	{
 		const PGPROC *proc = &PreparedXactProcs[i];
-		TransactionId xid = proc->xid;
 
-		if (proc->databaseId == database && TransactionIdIsNormal(xid) &&
-			TransactionIdIsInProgress(xid))
-			sum += xid;
+		if (proc->databaseId == database && TransactionIdIsNormal(proc->xid) &&
+			TransactionIdIsInProgress(proc->xid))
+			return true;
 	}
-	return sum;
+	return false;
 }
 
 /*
- * Transactions were prepared that make work in a database, and nobody tells of
- * their commit: announce work there when some of them have ended, for as long
- * as there are prepared transactions.
+ * Transactions were prepared that make work, and nobody tells of their commit:
+ * have pending rows scanned every other second as long as there are prepared
+ * transactions, and once more after that.
  */
 static void
-launcher_watch_prepared(LauncherStart *start, SharedDatabase *entry, int64 now)
+launcher_watch_prepared(int64 now)
 {
-	uint32		sum;
+	bool		look = now >= prepared_at;
 
-	if (start->prepared != entry->slot.prepared)
+	if (look)
+		prepared_at = now + LAUNCHER_PREPARED_EVERY;
+	for (int i = 0; i < shared->ndatabases; i++)
 	{
-		start->prepared = entry->slot.prepared;
-		start->prepared_sum = PG_UINT32_MAX;
-		start->prepared_at = now + LAUNCHER_PREPARED_EVERY;
-	}
-	else if (now >= start->prepared_at)
-	{
-		sum = launcher_sum_prepared(entry->oid);
-		if (sum != start->prepared_sum)
-			slot_announce_work(entry->oid, NULL, 0, true);
-		start->prepared_sum = sum;
-		start->prepared_at = now + LAUNCHER_PREPARED_EVERY;
+		SharedDatabase *entry = &shared->databases[i];
+		uint32		noted = entry->slot.prepared;
+		bool		more;
+
+		if (noted == 0)
+			continue;
+		launcher_look_at(prepared_at);
+		if (!look)
+			continue;
+		more = launcher_has_prepared(entry->oid);
+		slot_announce_work(entry->oid, NULL, 0, true);
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (sum == 0 && entry->slot.prepared == start->prepared)
-			entry->slot.prepared = start->prepared = 0;
+		if (!more && entry->slot.prepared == noted)
+			entry->slot.prepared = 0;
 		LWLockRelease(shmem_lock());
 	}
-	launcher_look_at(start->prepared_at);
 }
 
 
@@ -498,8 +502,6 @@ launcher_tend_all(int64 now)
 		SharedDatabase *entry = &shared->databases[i];
 
 		launcher_reap(&starts[i]);
-		if (entry->slot.prepared != 0)
-			launcher_watch_prepared(&starts[i], entry, now);
 		if (starts[i].handle != NULL || entry->slot.pid != 0)
 		{
 			running++;
@@ -662,6 +664,7 @@ launcher_iterate(void)
 	StartTransactionCommand();	/* it takes invalidations in, too */
 	launcher_note_databases(now);
 	launcher_visit(now);
+	launcher_watch_prepared(now);
 	running = launcher_tend_all(now);
 	if (anyvod_worker)
 		waits = launcher_start_all(running, now);

@@ -4,8 +4,8 @@
  *		The functions behind anyvod_stat_worker and anyvod_stat_server.
  *
  * Each shows what its caller may see, whichever way it is called, so the views
- * need no filter.  Their columns are found by name: a table says of each name
- * what it is and where it stands, and the SQL script in which order.
+ * need no filter.  A column is what the SQL script calls so: values are given
+ * by name, and their order is the script's alone.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -27,7 +27,6 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -43,142 +42,73 @@ PG_FUNCTION_INFO_V1(anyvod_stat_reset);
 
 
 /*
- * Columns
+ * Rows
  */
 
-/* What a column is, in C and in SQL. */
-typedef enum StatKind
+/* A row that is being made. */
+typedef struct StatRow
 {
-	STAT_OID,					/* Oid */
-	STAT_PID,					/* pid_t, 0: null; integer */
-	STAT_INT,					/* int; integer */
-	STAT_COUNT,					/* uint64; bigint */
-	STAT_GAUGE,					/* int64, negative: null; bigint */
-	STAT_TEXT,					/* const char *, NULL: null */
-	STAT_NAME,					/* the same, as name */
-	STAT_TIME,					/* TimestampTz, 0: null */
-	STAT_P50,					/* percentiles in milliseconds of a */
-	STAT_P95,					/* histogram; double precision */
-	STAT_P99,
-} StatKind;
+	ReturnSetInfo *result;
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;				/* columns that have a value */
+} StatRow;
 
-static const Oid stat_types[] = {
-	[STAT_OID] = OIDOID,
-	[STAT_PID] = INT4OID,
-	[STAT_INT] = INT4OID,
-	[STAT_COUNT] = INT8OID,
-	[STAT_GAUGE] = INT8OID,
-	[STAT_TEXT] = TEXTOID,
-	[STAT_NAME] = NAMEOID,
-	[STAT_TIME] = TIMESTAMPTZOID,
-	[STAT_P50] = FLOAT8OID,
-	[STAT_P95] = FLOAT8OID,
-	[STAT_P99] = FLOAT8OID,
-};
-
-static const double percents[] = {
-	[STAT_P50] = 50,
-	[STAT_P95] = 95,
-	[STAT_P99] = 99,
-};
-
-typedef struct StatColumn
+static StatRow
+stat_begin(FunctionCallInfo fcinfo)
 {
-	const char *name;
-	StatKind	kind;
-	size_t		offset;			/* in the struct of a row */
-} StatColumn;
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	StatRow		row = {.result = result};
 
-/* A row of anyvod_stat_get_workers(). */
-typedef struct StatWorker
+	InitMaterializedSRF(fcinfo, 0);
+	row.values = palloc(result->setDesc->natts * sizeof(Datum));
+	row.nulls = palloc(result->setDesc->natts * sizeof(bool));
+	return row;
+}
+
+/* Give the column of that name a value, which is of that type. */
+static void
+stat_put(StatRow *row, const char *name, Oid type, Datum value, bool isnull)
 {
-	Oid			datid;
-	const char *state;
-	const char *hint;
-	int64		pending;
-	int64		in_flight;
-	TimestampTz oldest_due;
-	const char *last_error;
-	Slot		slot;			/* without its ids */
-	Counters	counters;		/* without its servers */
-} StatWorker;
+	TupleDesc	desc = row->result->setDesc;
 
-static const StatColumn worker_columns[] = {
-	{"datid", STAT_OID, offsetof(StatWorker, datid)},
-	{"pid", STAT_PID, offsetof(StatWorker, slot.pid)},
-	{"state", STAT_TEXT, offsetof(StatWorker, state)},
-	{"hint", STAT_TEXT, offsetof(StatWorker, hint)},
-	{"pending", STAT_GAUGE, offsetof(StatWorker, pending)},
-	{"oldest_due", STAT_TIME, offsetof(StatWorker, oldest_due)},
-	{"in_flight", STAT_GAUGE, offsetof(StatWorker, in_flight)},
-	{"polls", STAT_COUNT, offsetof(StatWorker, counters.figures.polls)},
-	{"changes_written", STAT_COUNT,
-	 offsetof(StatWorker, counters.figures.written)},
-	{"unchanged", STAT_COUNT, offsetof(StatWorker, counters.figures.unchanged)},
-	{"request_p50_ms", STAT_P50,
-	 offsetof(StatWorker, counters.figures.request_times)},
-	{"request_p95_ms", STAT_P95,
-	 offsetof(StatWorker, counters.figures.request_times)},
-	{"request_p99_ms", STAT_P99,
-	 offsetof(StatWorker, counters.figures.request_times)},
-	{"detection_p50_ms", STAT_P50,
-	 offsetof(StatWorker, counters.figures.delays)},
-	{"detection_p95_ms", STAT_P95,
-	 offsetof(StatWorker, counters.figures.delays)},
-	{"last_error", STAT_TEXT, offsetof(StatWorker, last_error)},
-	{"last_error_at", STAT_TIME, offsetof(StatWorker, counters.error_at)},
-	{"restarts", STAT_COUNT, offsetof(StatWorker, counters.restarts)},
-	{"started_at", STAT_TIME, offsetof(StatWorker, counters.started_at)},
-	{"stats_reset", STAT_TIME, offsetof(StatWorker, counters.reset_at)},
-	{NULL}
-};
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) != 0 ||
+			TupleDescAttr(desc, i)->atttypid != type)
+			continue;
+		row->values[i] = value;
+		row->nulls[i] = isnull;
+		row->n++;
+	}
+}
 
-/* A row of anyvod_stat_get_servers(). */
-typedef struct StatServer
+static void
+stat_put_count(StatRow *row, const char *name, int64 count)
 {
-	const char *server;
-	const char *mapped_role;
-	const char *state;
-	TimestampTz paused_until;
-	const char *paused_why;
-	const char *last_error;
-	const char *last_error_detail;
-	CountersServer counters;
-} StatServer;
+	stat_put(row, name, INT8OID, Int64GetDatum(count), false);
+}
 
-#define STAT_SERVER_KIND(kind) \
-	offsetof(StatServer, counters.figures.kinds[kind])
+/* A text, NULL for null. */
+static void
+stat_put_text(StatRow *row, const char *name, const char *text)
+{
+	stat_put(row, name, TEXTOID,
+			 text != NULL ? CStringGetTextDatum(text) : (Datum) 0,
+			 text == NULL);
+}
 
-static const StatColumn server_columns[] = {
-	{"server", STAT_NAME, offsetof(StatServer, server)},
-	{"mapped_role", STAT_NAME, offsetof(StatServer, mapped_role)},
-	{"state", STAT_TEXT, offsetof(StatServer, state)},
-	{"paused_until", STAT_TIME, offsetof(StatServer, paused_until)},
-	{"paused_why", STAT_TEXT, offsetof(StatServer, paused_why)},
-	{"requests", STAT_COUNT, offsetof(StatServer, counters.figures.requests)},
-	{"in_flight", STAT_INT, offsetof(StatServer, counters.in_flight)},
-	{"running", STAT_COUNT, STAT_SERVER_KIND(ANSWER_RUNNING)},
-	{"succeeded", STAT_COUNT, STAT_SERVER_KIND(ANSWER_SUCCEEDED)},
-	{"failed", STAT_COUNT, STAT_SERVER_KIND(ANSWER_FAILED)},
-	{"no_output", STAT_COUNT, STAT_SERVER_KIND(ANSWER_NO_OUTPUT)},
-	{"auth", STAT_COUNT, STAT_SERVER_KIND(ANSWER_AUTH)},
-	{"rate_limited", STAT_COUNT, STAT_SERVER_KIND(ANSWER_RATE_LIMITED)},
-	{"unknown_task", STAT_COUNT, STAT_SERVER_KIND(ANSWER_UNKNOWN_TASK)},
-	{"transient", STAT_COUNT, STAT_SERVER_KIND(ANSWER_TRANSIENT)},
-	{"rejected", STAT_COUNT, STAT_SERVER_KIND(ANSWER_REJECTED)},
-	{"unreadable", STAT_COUNT, STAT_SERVER_KIND(ANSWER_UNREADABLE)},
-	{"no_response", STAT_COUNT, STAT_SERVER_KIND(COUNTERS_NO_RESPONSE)},
-	{"connections", STAT_COUNT,
-	 offsetof(StatServer, counters.figures.connections)},
-	{"last_error", STAT_TEXT, offsetof(StatServer, last_error)},
-	{"last_error_detail", STAT_TEXT, offsetof(StatServer, last_error_detail)},
-	{"last_error_at", STAT_TIME, offsetof(StatServer, counters.error_at)},
-	{NULL}
-};
+/* A time, 0 for null. */
+static void
+stat_put_time(StatRow *row, const char *name, TimestampTz time)
+{
+	stat_put(row, name, TIMESTAMPTZOID, TimestampTzGetDatum(time), time == 0);
+}
 
-/* A percentile of a histogram in milliseconds; NaN if nothing was counted. */
-static double
-stat_percentile(const uint64 *buckets, double percent)
+/* A percentile in milliseconds; null if nothing was counted. */
+static void
+stat_put_percentile(StatRow *row, const char *name, const uint64 *buckets,
+					double percent)
 {
 	double		all = 0;
 	double		rank;
@@ -188,8 +118,6 @@ stat_percentile(const uint64 *buckets, double percent)
 
 	for (i = 0; i < COUNTERS_BUCKETS; i++)
 		all += buckets[i];
-	if (all == 0)
-		return get_float8_nan();
 	rank = all * percent / 100;
 	for (i = 0; i < COUNTERS_BUCKETS - 1 && rank > buckets[i]; i++)
 		rank -= buckets[i];
@@ -197,100 +125,23 @@ stat_percentile(const uint64 *buckets, double percent)
 		rank = Min(rank / buckets[i], 1);
 	begin = counters_bucket_begin(i);
 	end = counters_bucket_begin(i + 1);
-	return rint(begin + (end - begin) * rank) / 1000;
+	stat_put(row, name, FLOAT8OID,
+			 Float8GetDatum(rint(begin + (end - begin) * rank) / 1000),
+			 all == 0);
 }
 
-/* The value of a column of a row. */
-static Datum
-stat_value(const StatColumn *column, const void *row, bool *isnull)
-{
-	const void *at = (const char *) row + column->offset;
-	const char *text;
-	double		percentile;
-
-	*isnull = false;
-	switch (column->kind)
-	{
-		case STAT_OID:
-			return ObjectIdGetDatum(*(const Oid *) at);
-		case STAT_PID:
-			*isnull = *(const pid_t *) at == 0;
-			return Int32GetDatum(*(const pid_t *) at);
-		case STAT_INT:
-			return Int32GetDatum(*(const int *) at);
-		case STAT_COUNT:
-			return Int64GetDatum((int64) * (const uint64 *) at);
-		case STAT_GAUGE:
-			*isnull = *(const int64 *) at < 0;
-			return Int64GetDatum(*(const int64 *) at);
-		case STAT_TIME:
-			*isnull = *(const TimestampTz *) at == 0;
-			return TimestampTzGetDatum(*(const TimestampTz *) at);
-		case STAT_TEXT:
-		case STAT_NAME:
-			text = *(const char *const *) at;
-			*isnull = text == NULL;
-			if (text == NULL)
-				return (Datum) 0;
-			if (column->kind == STAT_TEXT)
-				return CStringGetTextDatum(text);
-			return DirectFunctionCall1(namein, CStringGetDatum(text));
-		default:
-			break;
-	}
-	percentile = stat_percentile(at, percents[column->kind]);
-	*isnull = isnan(percentile);
-	return Float8GetDatum(percentile);
-}
-
-/* The result of a function that is being made. */
-typedef struct StatSet
-{
-	Tuplestorestate *rows;
-	TupleDesc	desc;
-	const StatColumn **columns; /* of "desc" */
-} StatSet;
-
-/* Begin the result of a function whose columns are among these. */
-static StatSet
-stat_begin(FunctionCallInfo fcinfo, const StatColumn *columns)
-{
-	ReturnSetInfo *info = (ReturnSetInfo *) fcinfo->resultinfo;
-	StatSet		set;
-
-	InitMaterializedSRF(fcinfo, 0);
-	set.rows = info->setResult;
-	set.desc = info->setDesc;
-	set.columns = palloc(set.desc->natts * sizeof(StatColumn *));
-	for (int i = 0; i < set.desc->natts; i++)
-	{
-		Form_pg_attribute attribute = TupleDescAttr(set.desc, i);
-		const StatColumn *column = columns;
-
-		while (column->name != NULL &&
-			   strcmp(column->name, NameStr(attribute->attname)) != 0)
-			column++;
-		if (column->name == NULL ||
-			stat_types[column->kind] != attribute->atttypid)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("there is no statistics column \"%s\" of this type",
-							NameStr(attribute->attname))));
-		set.columns[i] = column;
-	}
-	return set;
-}
-
-/* Add a row, a StatWorker or StatServer, to the result. */
+/* The row is made: each column must have a value. */
 static void
-stat_put(const StatSet *set, const void *row)
+stat_end(StatRow *row)
 {
-	Datum	   *values = palloc(set->desc->natts * sizeof(Datum));
-	bool	   *nulls = palloc(set->desc->natts * sizeof(bool));
-
-	for (int i = 0; i < set->desc->natts; i++)
-		values[i] = stat_value(set->columns[i], row, &nulls[i]);
-	tuplestore_putvalues(set->rows, set->desc, values, nulls);
+	if (row->n != row->result->setDesc->natts)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the library \"anyvod\" has other statistics columns than the extension's script"),
+				 errhint("Use ALTER EXTENSION anyvod UPDATE.")));
+	tuplestore_putvalues(row->result->setResult, row->result->setDesc,
+						 row->values, row->nulls);
+	row->n = 0;
 }
 
 /* May the caller see figures that are not its own? */
@@ -324,19 +175,20 @@ stat_closed_hint(Oid database)
 
 /* How a database is served, and what to do about that; NULL if nothing. */
 static const char *
-stat_state(const StatWorker *row, const char **hint)
+stat_state(Oid database, const Slot *slot, const Counters *counters,
+		   const char **hint)
 {
-	bool		wanted = row->slot.state != SLOT_FREE;
+	bool		wanted = slot->state != SLOT_FREE;
 	const char *missing;
 
 	*hint = NULL;
-	if (row->counters.condition == COUNTERS_TABLE_MISSING &&
-		row->slot.state != SLOT_STARTING)
+	if (counters->condition == COUNTERS_TABLE_MISSING &&
+		slot->state != SLOT_STARTING)
 	{
 		*hint = "Move \"anyvod_tasks\" back to the extension's schema with ALTER TABLE ... SET SCHEMA.";
 		return "table missing";
 	}
-	if (row->slot.pid == 0 && wanted && row->slot.state != SLOT_BLOCKED)
+	if (slot->pid == 0 && wanted && slot->state != SLOT_BLOCKED)
 	{
 		missing = slot_missing(hint);
 		if (missing != NULL)
@@ -347,12 +199,12 @@ stat_state(const StatWorker *row, const char **hint)
 			return "off";
 		}
 	}
-	switch (row->slot.state)
+	switch (slot->state)
 	{
 		case SLOT_FREE:
 			return anyvod_worker ? "ended" : "off";
 		case SLOT_CLOSED:
-			*hint = stat_closed_hint(row->datid);
+			*hint = stat_closed_hint(database);
 			return "no connections allowed";
 		case SLOT_WANTED:
 		case SLOT_STARTING:
@@ -372,14 +224,14 @@ stat_state(const StatWorker *row, const char **hint)
 		default:
 			break;
 	}
-	if (row->counters.worker == 0)
+	if (counters->worker == 0)
 		return "starting";
-	if (row->counters.condition == COUNTERS_TABLE_LOCKED)
+	if (counters->condition == COUNTERS_TABLE_LOCKED)
 	{
 		*hint = "A session has locked \"anyvod_tasks\": see pg_locks.";
 		return "table locked";
 	}
-	return row->counters.pending > 0 ? "serving" : "idle";
+	return counters->pending > 0 ? "serving" : "idle";
 }
 
 /*
@@ -387,22 +239,41 @@ stat_state(const StatWorker *row, const char **hint)
  * "oldest_due" is the wall-clock time of a time of monotonic_us().
  */
 static void
-stat_put_worker(const StatSet *set, StatWorker *row)
+stat_put_worker(StatRow *row, Oid database, const Slot *slot,
+				const Counters *counters)
 {
-	const Counters *counters = &row->counters;
+	const CountersFigures *figures = &counters->figures;
 	bool		counting = counters->worker != 0;
+	bool		due = counting && counters->oldest_due != PG_INT64_MAX;
+	const char *hint;
 
-	row->state = stat_state(row, &row->hint);
-	row->pending = counting ? counters->pending : -1;
-	row->in_flight = counting ? counters->in_flight : -1;
-	row->oldest_due = 0;
-	if (counting && counters->oldest_due != PG_INT64_MAX)
-		row->oldest_due = GetCurrentTimestamp() +
-			(counters->oldest_due - monotonic_us());
-	row->last_error = counters->error_at != 0 ? counters->error : NULL;
-	if (!counting)
-		row->counters.started_at = 0;
-	stat_put(set, row);
+	stat_put(row, "datid", OIDOID, ObjectIdGetDatum(database), false);
+	stat_put(row, "pid", INT4OID, Int32GetDatum(slot->pid), slot->pid == 0);
+	stat_put_text(row, "state", stat_state(database, slot, counters, &hint));
+	stat_put_text(row, "hint", hint);
+	stat_put(row, "pending", INT8OID, Int64GetDatum(counters->pending),
+			 !counting);
+	stat_put_time(row, "oldest_due",
+				  due ? GetCurrentTimestamp() +
+						  (counters->oldest_due - monotonic_us()) :
+						0);
+	stat_put(row, "in_flight", INT8OID, Int64GetDatum(counters->in_flight),
+			 !counting);
+	stat_put_count(row, "polls", figures->polls);
+	stat_put_count(row, "changes_written", figures->written);
+	stat_put_count(row, "unchanged", figures->unchanged);
+	stat_put_percentile(row, "request_p50_ms", figures->request_times, 50);
+	stat_put_percentile(row, "request_p95_ms", figures->request_times, 95);
+	stat_put_percentile(row, "request_p99_ms", figures->request_times, 99);
+	stat_put_percentile(row, "detection_p50_ms", figures->delays, 50);
+	stat_put_percentile(row, "detection_p95_ms", figures->delays, 95);
+	stat_put_text(row, "last_error",
+				  counters->error_at != 0 ? counters->error : NULL);
+	stat_put_time(row, "last_error_at", counters->error_at);
+	stat_put_count(row, "restarts", counters->restarts);
+	stat_put_time(row, "started_at", counting ? counters->started_at : 0);
+	stat_put_time(row, "stats_reset", counters->reset_at);
+	stat_end(row);
 }
 
 /*
@@ -412,21 +283,17 @@ Datum
 anyvod_stat_get_workers(PG_FUNCTION_ARGS)
 {
 	AnyvodShared *shared = shmem_get();
-	StatSet		set = stat_begin(fcinfo, worker_columns);
-	StatWorker *row = palloc(sizeof(StatWorker));
+	StatRow		row = stat_begin(fcinfo);
+	SharedDatabase *copy = palloc(sizeof(SharedDatabase));
 
 	for (int i = 0; shared != NULL && i < shared->ndatabases; i++)
 	{
-		const SharedDatabase *entry = &shared->databases[i];
-
 		LWLockAcquire(shmem_lock(), LW_SHARED);
-		row->datid = entry->oid;
-		memcpy(&row->slot, &entry->slot, offsetof(Slot, new_ids));
-		memcpy(&row->counters, &entry->counters, offsetof(Counters, servers));
+		*copy = shared->databases[i];
 		LWLockRelease(shmem_lock());
-		if (OidIsValid(row->datid) &&
-			(row->datid == MyDatabaseId || stat_sees_all()))
-			stat_put_worker(&set, row);
+		if (OidIsValid(copy->oid) &&
+			(copy->oid == MyDatabaseId || stat_sees_all()))
+			stat_put_worker(&row, copy->oid, &copy->slot, &copy->counters);
 	}
 	PG_RETURN_NULL();
 }
@@ -490,34 +357,51 @@ stat_mapped_role(const CountersServer *server, bool all, const char **role)
 	return *role != NULL;
 }
 
+/* A name, NULL for null. */
+static void
+stat_put_name(StatRow *row, const char *column, const char *name)
+{
+	NameData   *value = palloc0(sizeof(NameData));
+
+	if (name != NULL)
+		namestrcpy(value, name);
+	stat_put(row, column, NAMEOID, NameGetDatum(value), name == NULL);
+}
+
 /* Add the row of a server and mapping, if the caller may see it. */
 static void
-stat_put_server(const StatSet *set, StatServer *row, bool all)
+stat_put_server(StatRow *row, const CountersServer *counters, bool all)
 {
-	const CountersServer *counters = &row->counters;
 	ForeignServer *server = GetForeignServerExtended(counters->serverid,
 													 FSV_MISSING_OK);
 	TimestampTz until = Max(counters->server_until, counters->key_until);
 	bool		paused = until > GetCurrentTimestamp();
+	bool		failed = counters->error_at != 0;
+	const char *why = counters->server_limited ? "rate_limited" : "failures";
+	const char *role;
 
-	if (server == NULL || !stat_mapped_role(counters, all, &row->mapped_role))
+	if (server == NULL || !stat_mapped_role(counters, all, &role))
 		return;
-	row->server = server->servername;
-	row->state = paused ? "paused" : "working";
-	row->paused_until = paused ? until : 0;
-	row->paused_why = NULL;
-	if (paused)
-		row->paused_why =
-			counters->key_until > counters->server_until ? "auth" :
-			counters->server_limited                     ? "rate_limited" :
-														   "failures";
-	row->last_error = row->last_error_detail = NULL;
-	if (counters->error_at != 0)
-	{
-		row->last_error = counters_kind_name(counters->error);
-		row->last_error_detail = stat_error_detail(counters);
-	}
-	stat_put(set, row);
+	if (counters->key_until > counters->server_until)
+		why = "auth";
+	stat_put_name(row, "server", server->servername);
+	stat_put_name(row, "mapped_role", role);
+	stat_put_text(row, "state", paused ? "paused" : "working");
+	stat_put_time(row, "paused_until", paused ? until : 0);
+	stat_put_text(row, "paused_why", paused ? why : NULL);
+	stat_put_count(row, "requests", counters->figures.requests);
+	stat_put(row, "in_flight", INT4OID, Int32GetDatum(counters->in_flight),
+			 false);
+	for (int kind = 0; kind < COUNTERS_KINDS; kind++)
+		stat_put_count(row, counters_kind_name(kind),
+					   counters->figures.kinds[kind]);
+	stat_put_count(row, "connections", counters->figures.connections);
+	stat_put_text(row, "last_error",
+				  failed ? counters_kind_name(counters->error) : NULL);
+	stat_put_text(row, "last_error_detail",
+				  failed ? stat_error_detail(counters) : NULL);
+	stat_put_time(row, "last_error_at", counters->error_at);
+	stat_end(row);
 }
 
 /*
@@ -530,8 +414,7 @@ anyvod_stat_get_servers(PG_FUNCTION_ARGS)
 {
 	CountersServer servers[COUNTERS_SERVERS];
 	SharedDatabase *entry;
-	StatSet		set = stat_begin(fcinfo, server_columns);
-	StatServer	row;
+	StatRow		row = stat_begin(fcinfo);
 
 	memset(servers, 0, sizeof(servers));
 	if (shmem_get() != NULL)
@@ -544,9 +427,8 @@ anyvod_stat_get_servers(PG_FUNCTION_ARGS)
 	}
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		row.counters = servers[i];
 		if (OidIsValid(servers[i].serverid))
-			stat_put_server(&set, &row, stat_sees_all());
+			stat_put_server(&row, &servers[i], stat_sees_all());
 	}
 	PG_RETURN_NULL();
 }
