@@ -277,6 +277,12 @@ SELECT task_id, state, status, error_message FROM anyvod_tasks ORDER BY 1;
 -- a time that the user gives stays
 UPDATE anyvod_tasks SET state = 'failed', settled_at = '2026-01-01 00:00+00' WHERE task_id = 't3600000-other'
 RETURNING settled_at = '2026-01-01 00:00+00' AS as_given;
+-- a row that is inserted as settled has been settled then
+INSERT INTO anyvod_tasks (task_id, state) VALUES ('inserted-settled', 'succeeded')
+RETURNING settled_at = now() AS settled;
+INSERT INTO anyvod_tasks (task_id, state, settled_at) VALUES ('inserted-then', 'failed', '2026-01-01 00:00+00')
+RETURNING settled_at = '2026-01-01 00:00+00' AS as_given;
+DELETE FROM anyvod_tasks WHERE task_id LIKE 'inserted-%';
 DELETE FROM anyvod_tasks;
 
 --

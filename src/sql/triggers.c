@@ -204,15 +204,13 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	HeapTuple	old = trigger->tg_trigtuple;
 	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
 	HeapTuple	row = insert ? old : trigger->tg_newtuple;
-	Datum		now =
-		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	int			settled_at = trigger_column(desc, "settled_at");
 	bool		changed = insert;
 	bool		pending;
+	int			settled_at;
+	Datum		now;
 
 	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL ||
-		SPI_gettypeid(desc, settled_at) != TIMESTAMPTZOID)
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("the function must be called before INSERT or UPDATE of a row of \"anyvod_tasks\"")));
@@ -223,14 +221,20 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	if (!changed)
 		return PointerGetDatum(row);
 	pending = strcmp(trigger_text(row, desc, "state"), "pending") == 0;
-	if (pending && !insert)
+	if (pending && insert)
+		return PointerGetDatum(row);
+	if (pending)
 	{
 		for (int i = 0; i < (int) lengthof(learned); i++)
 			row = trigger_set(row, desc, learned[i], (Datum) 0, true);
+		return PointerGetDatum(row);
 	}
-	else if (!pending && heap_attisnull(row, settled_at, desc) &&
-			 (insert ||
-			  strcmp(trigger_text(old, desc, "state"), "pending") == 0))
+	settled_at = trigger_column(desc, "settled_at");
+	now = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	if (SPI_gettypeid(desc, settled_at) == TIMESTAMPTZOID &&
+		heap_attisnull(row, settled_at, desc) &&
+		(insert ||
+		 strcmp(trigger_text(old, desc, "state"), "pending") == 0))
 		row = trigger_set(row, desc, "settled_at", now, false);
 	return PointerGetDatum(row);
 }
