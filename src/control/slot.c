@@ -34,15 +34,8 @@
  */
 #define SLOT_LAUNCHER_MISSING INT64CONST(5000000)
 
-/* This worker: its entry, and the rows that its own writing has made. */
+/* This worker's entry. */
 static SharedDatabase *my_entry = NULL;
-static struct
-{
-	uint32		work;			/* how often */
-	bool		scan;			/* there were more than fit */
-	int			len;
-	char		ids[SLOT_NEW_IDS_SIZE]; /* as in a slot */
-} own;
 
 
 /* Set the latch of a process if it is still there.  Does not throw. */
@@ -71,9 +64,11 @@ slot_want(Slot *slot)
 
 /*
  * A transaction has made work in a database: pending rows with those
- * null-terminated ids, "len" bytes in all; "scan": and others.
+ * null-terminated ids, "len" bytes in all; "scan": and others.  (What users
+ * have added to the table may make some in a worker's own transaction.)
+ * Returns false if there is no entry for the database: it is listed later.
  */
-void
+bool
 slot_announce_work(Oid database, const char *ids, int len, bool scan)
 {
 	AnyvodShared *shared = shmem_get();
@@ -109,6 +104,7 @@ slot_announce_work(Oid database, const char *ids, int len, bool scan)
 		pid = shared->launcher;
 	LWLockRelease(shmem_lock());
 	slot_set_latch(pid);
+	return entry != NULL;
 }
 
 /*
@@ -202,7 +198,6 @@ slot_block(Oid database, pid_t *worker)
 	{
 		entry->slot.state = SLOT_BLOCKED;
 		entry->slot.blocks++;
-		entry->slot.blocked_by = MyProcPid;
 		*worker = entry->slot.pid;
 	}
 	LWLockRelease(shmem_lock());
@@ -377,32 +372,13 @@ slot_signals(void)
 	SlotSignals signals;
 
 	LWLockAcquire(shmem_lock(), LW_SHARED);
-	signals.work = slot->work + own.work;
+	signals.work = slot->work;
 	signals.commands = slot->commands;
 	signals.leave = slot->state == SLOT_BLOCKED ||
 		slot->state == SLOT_RESTARTING;
 	signals.finish = slot->state == SLOT_FINISHING;
 	LWLockRelease(shmem_lock());
 	return signals;
-}
-
-/*
- * What users have added to the table has inserted a pending row, or made one
- * pending, while this worker wrote; NULL: it wants pending rows scanned.
- */
-void
-slot_note_own(const char *task_id)
-{
-	int			size = task_id == NULL ? 0 : strlen(task_id) + 1;
-
-	own.work++;
-	if (task_id == NULL || size > SLOT_NEW_IDS_SIZE - own.len)
-	{
-		own.scan = true;
-		return;
-	}
-	memcpy(own.ids + own.len, task_id, size);
-	own.len += size;
 }
 
 /*
@@ -416,17 +392,13 @@ slot_take_new_ids(StringInfo ids)
 	Slot	   *slot = &my_entry->slot;
 	bool		scan;
 
-	enlargeStringInfo(ids, 2 * SLOT_NEW_IDS_SIZE);
+	enlargeStringInfo(ids, SLOT_NEW_IDS_SIZE);
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	appendBinaryStringInfo(ids, slot->new_ids, slot->new_ids_len);
 	scan = slot->scan;
 	slot->new_ids_len = 0;
 	slot->scan = false;
 	LWLockRelease(shmem_lock());
-	appendBinaryStringInfo(ids, own.ids, own.len);
-	scan |= own.scan;
-	own.len = 0;
-	own.scan = false;
 	return scan;
 }
 
@@ -465,7 +437,7 @@ slot_leave(uint32 work)
 	bool		leave;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	leave = my_entry->slot.work + own.work == work;
+	leave = my_entry->slot.work == work;
 	if (leave)
 		slot_clear(my_entry);
 	launcher = shmem_get()->launcher;

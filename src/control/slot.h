@@ -22,23 +22,23 @@
 
 /*
  * The states of a slot, and who changes them: S a session, L the launcher, W
- * the worker.  "pid" is set in the states of the right column, and may be in
- * BLOCKED.
+ * the worker.  There is a worker ("pid") in SERVING, FINISHING and RESTARTING,
+ * and may be one in STARTING and BLOCKED.
  *
- *		FREE ---S,L: work--> WANTED <--> QUEUED, NO_PROCESS (L: what is missing)
- *							   |
- *							   L: starts a worker
- *							   v
- *		FREE <--W: leaves-- STARTING --W: serves--> SERVING --W: leaves--> FREE
- *							   |					   |
- *							   |	L: others wait --> FINISHING --W--> WANTED
- *							   |	S: settings -----> RESTARTING --W--> WANTED
- *							   v
- *		WANTED <--L: later-- FAILED, BACKOFF <--- W, L: it ended otherwise
+ *		FREE -S,L: work-> WANTED <-L-> QUEUED, NO_PROCESS: what is missing
+ *							|
+ *							L: starts a worker
+ *							v
+ *		FREE <-W: leaves- STARTING -W: stays-> SERVING -W: leaves-> FREE
+ *							|					 |
+ *							|	 L: others wait -+-> FINISHING -W-> WANTED
+ *							|	 S: settings ----+-> RESTARTING -W-> WANTED
+ *							v
+ *		WANTED <-L: later- BACKOFF <-L- FAILED <-W, L: it ended otherwise
  *
- *		any but FREE --S: a command wants the database--> BLOCKED
- *		BLOCKED --S, L: it has ended--> WANTED, SERVING if the worker stayed
- *		WANTED --L: no connections allowed--> CLOSED --S, L: work--> WANTED
+ *		any but FREE -S: a command wants the database-> BLOCKED
+ *		BLOCKED -S: it has ended-> WANTED, or SERVING if the worker stayed
+ *		WANTED -L: no connections are allowed-> CLOSED -S,L: work-> WANTED
  */
 typedef enum SlotState
 {
@@ -68,7 +68,6 @@ typedef struct Slot
 								 * order; monotonic_us() */
 	int64		serving_since;	/* of the worker; monotonic_us() */
 	int			blocks;			/* commands that want it without a worker */
-	pid_t		blocked_by;		/* the session of the latest */
 	uint32		prepared;		/* how often transactions were prepared that may
 								 * make work; the launcher resets it */
 	bool		scan;			/* pending rows are to be scanned */
@@ -100,10 +99,9 @@ extern void slot_set_blocked(bool blocked);
 extern void slot_wake_waiters(void);
 extern bool slot_leave(uint32 work);
 extern void slot_yield(void);
-extern void slot_note_own(const char *task_id);
 
 /* For sessions: at commit. */
-extern void slot_announce_work(Oid database, const char *ids, int len,
+extern bool slot_announce_work(Oid database, const char *ids, int len,
 							   bool scan);
 extern void slot_announce_prepared(Oid database);
 extern void slot_announce_commands(Oid database);

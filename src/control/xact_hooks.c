@@ -100,8 +100,8 @@ xact_at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level,
 		!is_top_level)
 		return;
 	if (noted.work)
-		slot_announce_work(MyDatabaseId, new_ids, noted.new_ids_len,
-						   noted.scan);
+		(void) slot_announce_work(MyDatabaseId, new_ids, noted.new_ids_len,
+								  noted.scan);
 	if (noted.written || noted.scan)
 		slot_wake_waiters();
 	if (noted.commands_for_all)
@@ -131,7 +131,7 @@ xact_scan_is_noted(void)
 
 /*
  * A row has become pending.  In a worker, what users have added to the table
- * has made it so.
+ * has made it so; the worker looks when its transaction has ended.
  */
 void
 xact_note_task(const char *task_id)
@@ -142,7 +142,7 @@ xact_note_task(const char *task_id)
 		return;
 	if (slot_is_worker())
 	{
-		slot_note_own(task_id);
+		(void) slot_announce_work(MyDatabaseId, task_id, size, false);
 		return;
 	}
 	noted.any = noted.work = true;
@@ -160,7 +160,7 @@ void
 xact_note_scan(void)
 {
 	if (slot_is_worker())
-		slot_note_own(NULL);
+		(void) slot_announce_work(MyDatabaseId, NULL, 0, true);
 	else if (xact_may_note())
 		noted.any = noted.work = noted.scan = true;
 }

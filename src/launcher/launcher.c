@@ -27,7 +27,6 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
@@ -131,20 +130,18 @@ launcher_is_waiting(const Slot *slot)
 }
 
 /*
- * A database that waits comes to another state, SLOT_FREE if it is gone.
- * Returns false if it has left that state meanwhile.
+ * A database that waits comes to another state.  Returns false if it has left
+ * that state meanwhile.
  */
 static bool
-launcher_move(SharedDatabase *entry, SlotState state)
+launcher_move(Slot *slot, SlotState state)
 {
 	bool		is_waiting;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	is_waiting = launcher_is_waiting(&entry->slot);
-	if (is_waiting && state == SLOT_FREE)
-		memset(entry, 0, sizeof(SharedDatabase));
-	else if (is_waiting)
-		entry->slot.state = state;
+	is_waiting = launcher_is_waiting(slot);
+	if (is_waiting)
+		slot->state = state;
 	LWLockRelease(shmem_lock());
 	return is_waiting;
 }
@@ -177,24 +174,6 @@ launcher_is_connectable(Form_pg_database database)
 {
 	return database->datallowconn && !database->datistemplate &&
 		database->datconnlimit != COMPAT_INVALID_DATABASE;
-}
-
-/* What a database that wants a worker comes to: SLOT_WANTED if it gets one. */
-static SlotState
-launcher_check_database(Oid oid)
-{
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(oid));
-	SlotState	state = SLOT_FREE;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		state = launcher_is_connectable(
-					(Form_pg_database) GETSTRUCT(tuple)) ?
-			SLOT_WANTED :
-			SLOT_CLOSED;
-		ReleaseSysCache(tuple);
-	}
-	return state;
 }
 
 /*
@@ -300,27 +279,15 @@ launcher_is_visiting(int64 now)
 	return false;
 }
 
-/* Have the next database visited, unless a visit goes on. */
+/*
+ * Have the next database visited, unless a visit goes on.  If it gets no entry,
+ * whoever finishes makes room.
+ */
 static void
 launcher_visit(int64 now)
 {
-	SharedDatabase *entry;
-
-	if (to_visit == NIL || !anyvod_worker || launcher_is_visiting(now))
-		return;
-	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	entry = shmem_find_or_make(linitial_oid(to_visit));
-	if (entry == NULL)
-		shared->no_entry = true;	/* whoever finishes makes room */
-	else if (entry->slot.state == SLOT_FREE ||
-			 entry->slot.state == SLOT_CLOSED)
-	{
-		entry->slot.state = SLOT_WANTED;
-		entry->slot.wanted_since = now;
-		entry->slot.work++;
-	}
-	LWLockRelease(shmem_lock());
-	if (entry != NULL)
+	if (to_visit != NIL && anyvod_worker && !launcher_is_visiting(now) &&
+		slot_announce_work(linitial_oid(to_visit), NULL, 0, true))
 		to_visit = list_delete_first(to_visit);
 }
 
@@ -368,7 +335,7 @@ launcher_watch_prepared(int64 now)
 		if (!look)
 			continue;
 		more = launcher_has_prepared(entry->oid);
-		slot_announce_work(entry->oid, NULL, 0, true);
+		(void) slot_announce_work(entry->oid, NULL, 0, true);
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 		if (!more && entry->slot.prepared == noted)
 			entry->slot.prepared = 0;
@@ -446,35 +413,24 @@ launcher_back_off(LauncherStart *start, SharedDatabase *entry, int64 now)
 	launcher_look_at(start->retry_at);
 }
 
-/*
- * Look after an entry without worker.  Who blocks it unblocks it, unless that
- * process has died without a word.
- */
+/* Look after an entry without worker. */
 static void
 launcher_tend(LauncherStart *start, SharedDatabase *entry, int64 now)
 {
 	Slot	   *slot = &entry->slot;
-	SlotState	state = slot->state;
 
-	if (state == SLOT_STARTING || state == SLOT_FAILED)
+	if (slot->state == SLOT_STARTING || slot->state == SLOT_FAILED)
 		launcher_back_off(start, entry, now);
-	else if (state == SLOT_BACKOFF && now < start->retry_at)
+	else if (slot->state == SLOT_BACKOFF && now < start->retry_at)
 		launcher_look_at(start->retry_at);
-	else if (state == SLOT_BACKOFF ||
-			 (state == SLOT_BLOCKED &&
-			  BackendPidGetProc(slot->blocked_by) == NULL))
+	else if (slot->state == SLOT_BACKOFF)
 	{
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (slot->state == state)
-		{
+		if (slot->state == SLOT_BACKOFF)
 			slot->state = SLOT_WANTED;
-			slot->blocks = 0;
-		}
 		LWLockRelease(shmem_lock());
 	}
-	else if (state == SLOT_BLOCKED)
-		launcher_look_at(now + LAUNCHER_RETRY);
-	else if (state == SLOT_CLOSED)
+	else if (slot->state == SLOT_CLOSED)
 		launcher_look_at(now + LAUNCHER_CLOSED_EVERY);
 }
 
@@ -525,15 +481,16 @@ launcher_start(int i, int64 now)
 	LauncherStart *start = &starts[i];
 	SharedDatabase *entry = &shared->databases[i];
 	Oid			database = entry->oid;
-	SlotState	state = launcher_check_database(database);
 
-	if (state != SLOT_WANTED)
+	if (!list_member_oid(connectable, database))
 	{
-		(void) launcher_move(entry, state);
-		launcher_look_at(now + LAUNCHER_CLOSED_EVERY);
+		/* It is gone, or takes no connections, or is newer than the list. */
+		(void) launcher_move(&entry->slot, SLOT_CLOSED);
+		databases_changed = true;
+		launcher_look_at(now);
 		return true;
 	}
-	if (!launcher_move(entry, SLOT_STARTING))
+	if (!launcher_move(&entry->slot, SLOT_STARTING))
 		return true;
 	if (start->database != database)
 		start->backoff = 0;
@@ -579,7 +536,7 @@ launcher_start_all(int running, int64 now)
 			if (!no_process)
 				continue;
 		}
-		(void) launcher_move(entry,
+		(void) launcher_move(&entry->slot,
 							 no_process ? SLOT_NO_PROCESS : SLOT_QUEUED);
 		waits++;
 	}
