@@ -77,8 +77,8 @@ are_settled('set', 1, 'one that was settled before it was pending');
 sql(<<'END');
 CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	INSERT INTO anyvod_tasks (task_id)
-		VALUES (replace(NEW.task_id, 'first', 'second'));
+	INSERT INTO public.anyvod_tasks (task_id, owner)
+		VALUES (replace(NEW.task_id, 'first', 'second'), NEW.owner);
 	RETURN NULL;
 END $$;
 CREATE TRIGGER follow AFTER UPDATE ON anyvod_tasks FOR EACH ROW
