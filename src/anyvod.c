@@ -38,7 +38,7 @@ int			anyvod_retention = 0;
 
 void		_PG_init(void);
 
-/* Settings about when to ask. */
+/* Settings of when to poll. */
 static void
 anyvod_define_schedule(void)
 {
@@ -48,12 +48,12 @@ anyvod_define_schedule(void)
 							2500, 10, 60 * 60 * 1000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("anyvod.poll_floor",
-							"Least time between two questions about one task.",
+							"Least time between two polls of a task.",
 							NULL, &anyvod_poll_floor,
 							500, 10, 60 * 60 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("anyvod.poll_cap",
-							"Most time between two questions about one task.",
+							"Most time between two polls of a task.",
 							NULL, &anyvod_poll_cap,
 							60 * 1000, 10, 24 * 60 * 60 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
@@ -65,12 +65,12 @@ anyvod_define_schedule(void)
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
-/* Settings about who asks. */
+/* Settings of the worker. */
 static void
 anyvod_define_worker(void)
 {
 	DefineCustomBoolVariable("anyvod.worker",
-							 "Whether tracked tasks are asked for.",
+							 "Whether tracked tasks are polled.",
 							 "Switch it off before restoring a copy of a production database.",
 							 &anyvod_worker, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
@@ -91,7 +91,7 @@ anyvod_define_worker(void)
 	/* A setting of the whole server cannot be made in a running one. */
 	if (process_shared_preload_libraries_in_progress)
 		DefineCustomIntVariable("anyvod.max_databases",
-								"Most databases that have tasks tracked at once.",
+								"Most databases that are served at once.",
 								NULL, &anyvod_max_databases,
 								64, 1, 10000,
 								PGC_POSTMASTER, 0, NULL, NULL, NULL);

@@ -10,7 +10,7 @@
 #ifndef ANYVOD_H
 #define ANYVOD_H
 
-extern bool anyvod_worker;		/* tracked tasks are asked for */
+extern bool anyvod_worker;		/* tracked tasks are polled */
 extern bool anyvod_notify;		/* NOTIFY when a row is settled */
 extern int	anyvod_max_databases;	/* that are served at once */
 extern int	anyvod_idle_timeout;	/* milliseconds */

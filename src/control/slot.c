@@ -121,7 +121,7 @@ slot_announce_prepared(Oid database)
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	entry = shmem_find_or_make(database);
 	if (entry != NULL)
-		entry->slot.prepared++;
+		entry->slot.prepared = SLOT_PREPARED;
 	else
 		shared->no_entry = true;
 	launcher = shared->launcher;
@@ -236,7 +236,8 @@ slot_unblock(Oid database)
 
 /*
  * Why no worker can fill in rows, as a sentence, and what to do about it; NULL
- * if one can.  A standby and a server that has just been promoted are well.
+ * if one can.  A standby needs none; one that is promoted starts its launcher
+ * before it takes connections.
  */
 const char *
 slot_missing(const char **hint)

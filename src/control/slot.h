@@ -20,6 +20,9 @@
 /* Ids of new pending rows that a slot or a session keeps, in bytes. */
 #define SLOT_NEW_IDS_SIZE 8192
 
+/* More transactions were prepared than the launcher has seen. */
+#define SLOT_PREPARED PG_UINT32_MAX
+
 /*
  * The states of a slot, and who changes them: S a session, L the launcher, W
  * the worker.  There is a worker ("pid") in SERVING, FINISHING and RESTARTING,
@@ -68,8 +71,8 @@ typedef struct Slot
 								 * order; monotonic_us() */
 	int64		serving_since;	/* of the worker; monotonic_us() */
 	int			blocks;			/* commands that want it without a worker */
-	uint32		prepared;		/* how often transactions were prepared that may
-								 * make work; the launcher resets it */
+	uint32		prepared;		/* 0, or the ids of prepared transactions that
+								 * may make work, added up by the launcher */
 	bool		scan;			/* pending rows are to be scanned */
 	bool		lazy;			/* nothing but a scan was asked for */
 	int			new_ids_len;

@@ -96,7 +96,7 @@ typedef struct LauncherStart
 	BackgroundWorkerHandle *handle; /* NULL: no worker started */
 	Oid			database;		/* the latest that it was started in */
 	int64		started;
-	int64		backoff;		/* 0 after success */
+	int64		backoff;		/* 0 after a worker that has left */
 	int64		retry_at;		/* in SLOT_BACKOFF */
 } LauncherStart;
 
@@ -296,25 +296,27 @@ launcher_visit(int64 now)
  * Prepared transactions
  */
 
-/* Are there prepared transactions in a database? */
-static bool
-launcher_has_prepared(Oid database)
+/* The sum of the ids of a database's prepared transactions, 0: no such. */
+static uint32
+launcher_sum_prepared(Oid database)
 {
+	uint32		sum = 0;
+
 	for (int i = 0; i < max_prepared_xacts; i++)
 	{
 		const PGPROC *proc = &PreparedXactProcs[i];
 
 		if (proc->databaseId == database && TransactionIdIsNormal(proc->xid) &&
 			TransactionIdIsInProgress(proc->xid))
-			return true;
+			sum += proc->xid;
 	}
-	return false;
+	return sum;
 }
 
 /*
  * Transactions were prepared that make work, and nobody tells of their commit:
- * have pending rows scanned every other second as long as there are prepared
- * transactions, and once more after that.
+ * look every other second, as long as there are prepared transactions, and
+ * have pending rows scanned when they are others than before.
  */
 static void
 launcher_watch_prepared(int64 now)
@@ -326,19 +328,20 @@ launcher_watch_prepared(int64 now)
 	for (int i = 0; i < shared->ndatabases; i++)
 	{
 		SharedDatabase *entry = &shared->databases[i];
-		uint32		noted = entry->slot.prepared;
-		bool		more;
+		uint32		seen = entry->slot.prepared;
+		uint32		sum;
 
-		if (noted == 0)
+		if (seen == 0)
 			continue;
 		launcher_look_at(prepared_at);
 		if (!look)
 			continue;
-		more = launcher_has_prepared(entry->oid);
-		(void) slot_announce_work(entry->oid, NULL, 0, true);
+		sum = launcher_sum_prepared(entry->oid);
+		if (sum != seen)
+			(void) slot_announce_work(entry->oid, NULL, 0, true);
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (!more && entry->slot.prepared == noted)
-			entry->slot.prepared = 0;
+		if (entry->slot.prepared == seen)
+			entry->slot.prepared = sum;
 		LWLockRelease(shmem_lock());
 	}
 }
@@ -377,9 +380,9 @@ launcher_start_worker(LauncherStart *start, Oid database)
 	return started;
 }
 
-/* Forget a worker that has ended. */
+/* Forget a worker that has ended; if it has left, also earlier failures. */
 static void
-launcher_reap(LauncherStart *start)
+launcher_reap(LauncherStart *start, const Slot *slot)
 {
 	pid_t		pid;
 
@@ -388,6 +391,8 @@ launcher_reap(LauncherStart *start)
 		return;
 	pfree(start->handle);
 	start->handle = NULL;
+	if (slot->state != SLOT_STARTING && slot->state != SLOT_FAILED)
+		start->backoff = 0;
 }
 
 /* A worker has ended without having left: the next one starts in a while. */
@@ -457,7 +462,7 @@ launcher_tend_all(int64 now)
 	{
 		SharedDatabase *entry = &shared->databases[i];
 
-		launcher_reap(&starts[i]);
+		launcher_reap(&starts[i], &entry->slot);
 		if (starts[i].handle != NULL || entry->slot.pid != 0)
 		{
 			running++;
@@ -492,8 +497,6 @@ launcher_start(int i, int64 now)
 	}
 	if (!launcher_move(&entry->slot, SLOT_STARTING))
 		return true;
-	if (start->database != database)
-		start->backoff = 0;
 	start->database = database;
 	start->started = now;
 	if (launcher_start_worker(start, database))

@@ -158,8 +158,10 @@ worker_note_outcome(TrackerOutcome outcome)
 
 	if (outcome == TRACKER_BUSY)
 		counters_set_condition(COUNTERS_TABLE_LOCKED);
-	else if (outcome == TRACKER_ABSENT && worker_has_extension())
-		counters_set_condition(COUNTERS_TABLE_MISSING);
+	else if (outcome == TRACKER_ABSENT)
+		counters_set_condition(worker_has_extension() ?
+								   COUNTERS_TABLE_MISSING :
+								   COUNTERS_WELL);
 	else if (outcome == TRACKER_DONE)
 		counters_set_condition(COUNTERS_WELL);
 	if (outcome == TRACKER_ABSENT)
