@@ -130,11 +130,12 @@ slot_announce_prepared(Oid database)
 }
 
 /*
- * Tell the worker of a database, or InvalidOid: all of them, that commands
- * have committed, if it has something blocked; or that its settings are old.
+ * A command has committed in a database, InvalidOid: in all of them.  Workers
+ * that have something blocked are to look whether it still is; "all": also
+ * others, as the table may be gone.
  */
-static void
-slot_tell(Oid database, bool settings)
+void
+slot_announce_commands(Oid database, bool all)
 {
 	AnyvodShared *shared = shmem_get();
 
@@ -144,28 +145,15 @@ slot_tell(Oid database, bool settings)
 		pid_t		pid = 0;
 
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (slot->pid != 0 && (settings || slot->has_blocked) &&
+		if (slot->pid != 0 && (all || slot->has_blocked) &&
 			(!OidIsValid(database) || shared->databases[i].oid == database))
 		{
+			slot->commands++;
 			pid = slot->pid;
-			if (!settings)
-				slot->commands++;
-			else if (slot->state != SLOT_BLOCKED)
-				slot->state = SLOT_RESTARTING;
 		}
 		LWLockRelease(shmem_lock());
 		slot_set_latch(pid);
 	}
-}
-
-/*
- * A command has committed in a database, InvalidOid: in all of them.  Workers
- * that have something blocked are to look whether it still is.
- */
-void
-slot_announce_commands(Oid database)
-{
-	slot_tell(database, false);
 }
 
 /*
@@ -176,7 +164,23 @@ slot_announce_commands(Oid database)
 void
 slot_announce_settings(Oid database)
 {
-	slot_tell(database, true);
+	AnyvodShared *shared = shmem_get();
+
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		Slot	   *slot = &shared->databases[i].slot;
+		pid_t		pid = 0;
+
+		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+		if (slot->pid != 0 && slot->state != SLOT_BLOCKED &&
+			(!OidIsValid(database) || shared->databases[i].oid == database))
+		{
+			slot->state = SLOT_RESTARTING;
+			pid = slot->pid;
+		}
+		LWLockRelease(shmem_lock());
+		slot_set_latch(pid);
+	}
 }
 
 /*

@@ -107,7 +107,7 @@ extern void slot_yield(void);
 extern bool slot_announce_work(Oid database, const char *ids, int len,
 							   bool scan);
 extern void slot_announce_prepared(Oid database);
-extern void slot_announce_commands(Oid database);
+extern void slot_announce_commands(Oid database, bool all);
 extern void slot_announce_settings(Oid database);
 extern bool slot_block(Oid database, pid_t *worker);
 extern void slot_unblock(Oid database);

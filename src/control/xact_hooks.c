@@ -47,6 +47,7 @@ static struct
 	bool		written;		/* sessions may wait for rows it has written */
 	bool		commands;		/* in this database */
 	bool		commands_for_all;	/* on shared objects */
+	bool		drops;			/* the extension may have been dropped */
 	bool		databases;		/* pg_database may have changed */
 	List	   *settings;		/* databases whose settings have changed,
 								 * InvalidOid for all; TopTransactionContext */
@@ -104,10 +105,10 @@ xact_at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level,
 								  noted.scan);
 	if (noted.written || noted.scan)
 		slot_wake_waiters();
+	if (noted.commands)
+		slot_announce_commands(MyDatabaseId, noted.drops);
 	if (noted.commands_for_all)
-		slot_announce_commands(InvalidOid);
-	else if (noted.commands)
-		slot_announce_commands(MyDatabaseId);
+		slot_announce_commands(InvalidOid, false);
 	if (noted.databases)
 		slot_set_latch(shmem_get()->launcher);
 	foreach(cell, noted.settings)
@@ -244,6 +245,16 @@ xact_is_shared(Node *command)
 	}
 }
 
+/* May a command drop the extension, and with it all that a worker does? */
+static bool
+xact_drops(Node *command)
+{
+	return IsA(command, DropOwnedStmt) ||
+		(IsA(command, DropStmt) &&
+		 (((DropStmt *) command)->removeType == OBJECT_EXTENSION ||
+		  ((DropStmt *) command)->removeType == OBJECT_SCHEMA));
+}
+
 /*
  * Does a command change what the settings of a worker start from?  Then
  * *database is that of the worker, NULL for all of them.
@@ -298,6 +309,7 @@ xact_process_utility(PlannedStmt *statement, const char *query, bool read_only,
 	const char *database = NULL;
 	bool		harmless = xact_is_harmless(command);
 	bool		shared = xact_is_shared(command);
+	bool		drops = xact_drops(command);
 	bool		sets = xact_sets(command, &database);
 	bool		prepared = IsA(command, TransactionStmt) &&
 		((TransactionStmt *) command)->kind == TRANS_STMT_COMMIT_PREPARED;
@@ -314,6 +326,7 @@ xact_process_utility(PlannedStmt *statement, const char *query, bool read_only,
 		return;
 	noted.any = noted.commands = true;
 	noted.commands_for_all |= shared || prepared;
+	noted.drops |= drops || prepared;
 	if (sets)
 		xact_note_settings(database);
 	if (prepared && OidIsValid(get_extension_oid("anyvod", true)))
