@@ -56,7 +56,7 @@
 
 /* How near to the aim the mean delay must be, and the tries to get there. */
 #define SCHEDULE_TOLERANCE 0.02
-#define SCHEDULE_TRIES 16
+#define SCHEDULE_TRIES 8
 #define SCHEDULE_MOST_C 1e6
 
 /*
