@@ -148,7 +148,7 @@ bench-schedule: setup
 	@$(MAKE) -s -C bench PG_CONFIG='$(PG_CONFIG)' schedule
 
 bench-pace:
-	@PG_CONFIG='$(PG_CONFIG)' TESTS=tap TAP=289 ANYVOD_PACE=yes KEEP='$(KEEP)' \
+	@PG_CONFIG='$(PG_CONFIG)' TESTS=tap TAP=schedule_end_to_end ANYVOD_PACE=yes KEEP='$(KEEP)' \
 		test/run
 
 gallery-test:

@@ -910,7 +910,7 @@ micro(void)
 	printf("\n");
 	print_micro("look-up", look_up * 1e9, 100, "ns");
 	print_micro("update", update * 1e9, 500, "ns");
-	print_micro("rebuild", build * 1e6, 100, "us");
+	print_micro("rebuild", build * 1e6, 1000, "us");
 	print_micro("memory", (schedule_size(101) - schedule_size(100)) / 1024.0,
 				16, "kB a key");
 	if (sum == 0)

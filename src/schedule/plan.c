@@ -43,9 +43,6 @@
 /* Width of what is thought of a type of task before any has ended. */
 #define PLAN_PRIOR_SIGMA 1.0
 
-/* Smoothing, as a part of the bandwidth that suits a normal distribution. */
-#define PLAN_BANDWIDTH 0.7
-
 /*
  * The hazard of a bucket is shrunk towards that of as many buckets around it
  * as it takes for so many tasks to have ended there, as if the latter had
@@ -134,79 +131,22 @@ plan_prior(double median, float *prior)
 }
 
 /*
- * The width of the narrowest range of buckets that holds half of all tasks.
- * With more than one peak it is that of the largest, where the range between
- * the quartiles would be that from one peak to the other.
- */
-static double
-plan_half_width(const double *ended, double total)
-{
-	double		narrowest = PLAN_BUCKETS;
-	double		inside = 0;
-	int			end = 0;
-
-	for (int begin = 0; begin < PLAN_BUCKETS; begin++)
-	{
-		double		part;
-
-		while (end < PLAN_BUCKETS && inside + ended[end] < total / 2)
-			inside += ended[end++];
-		if (end == PLAN_BUCKETS)
-			break;
-		part = (total / 2 - inside) / ended[end];
-		narrowest = Min(narrowest, end + part - begin);
-		inside -= ended[begin];
-	}
-	return narrowest;
-}
-
-/* Smooth counts in log time by a normal kernel of this width, in buckets. */
-static void
-plan_convolve(double *ended, double width)
-{
-	double		kernel[PLAN_BUCKETS];
-	double		smooth[PLAN_BUCKETS] = {0};
-	double		sum = 1;
-	int			reach = Min((int) (3 * width) + 1, PLAN_BUCKETS - 1);
-
-	kernel[0] = 1;
-	for (int k = 1; k <= reach; k++)
-	{
-		kernel[k] = exp(-0.5 * (k / width) * (k / width));
-		sum += 2 * kernel[k];
-	}
-	for (int i = 0; i < PLAN_BUCKETS; i++)
-	{
-		double		part = ended[i] / sum;
-
-		if (part <= 0)
-			continue;
-		for (int k = -reach; k <= reach; k++)
-			smooth[Min(Max(i + k, 0), PLAN_BUCKETS - 1)] +=
-				part * kernel[abs(k)];
-	}
-	memcpy(ended, smooth, sizeof(smooth));
-}
-
-/*
- * Smooth the counts of ended tasks, the less the more of them there are
- * (Silverman 1986, with a half width that knows of several peaks).
+ * Smooth the counts of ended tasks: a sixth of each goes into either bucket
+ * beside its own.
  */
 void
 plan_smooth(double *ended)
 {
-	double		total = 0;
-	double		width;
+	double		before = ended[0];
 
 	for (int i = 0; i < PLAN_BUCKETS; i++)
-		total += ended[i];
-	if (!(total > 0))
-		return;
-	/* 1.35: between the quartiles of a normal distribution of width 1 */
-	width = PLAN_BANDWIDTH * 0.9 * plan_half_width(ended, total) / 1.35 *
-		pow(Max(total, 1), -0.2);
-	if (width > 0.25)			/* a bucket does as much by itself */
-		plan_convolve(ended, width);
+	{
+		double		here = ended[i];
+		double		after = i + 1 < PLAN_BUCKETS ? ended[i + 1] : here;
+
+		ended[i] = (before + 4 * here + after) / 6;
+		before = here;
+	}
 }
 
 /*

@@ -56,7 +56,7 @@
 
 /* How near to the aim the mean delay must be, and the tries to get there. */
 #define SCHEDULE_TOLERANCE 0.02
-#define SCHEDULE_TRIES 16
+#define SCHEDULE_TRIES 8
 #define SCHEDULE_MOST_C 1e6
 
 /*
@@ -83,24 +83,17 @@
 #define SCHEDULE_SKEW_WINDOW 32
 
 /* A typical duration of each kind of task, until its own are known. */
-typedef enum ScheduleKind
-{
-	SCHEDULE_IMAGE,
-	SCHEDULE_AUDIO,
-	SCHEDULE_VIDEO,
-	SCHEDULE_OTHER,
-	SCHEDULE_KINDS,
-} ScheduleKind;
+#define SCHEDULE_KINDS 4
 
 static const struct
 {
 	const char *word;			/* in the task's type */
 	double		median;			/* seconds */
 } schedule_kinds[SCHEDULE_KINDS] = {
-	[SCHEDULE_IMAGE] = {"image", 15},
-	[SCHEDULE_AUDIO] = {"audio", 20},
-	[SCHEDULE_VIDEO] = {"video", 120},
-	[SCHEDULE_OTHER] = {"", 60},
+	{"image", 15},
+	{"audio", 20},
+	{"video", 120},
+	{"", 60},					/* all others */
 };
 
 /* A server: by how much it is throttled, and its clock. */
@@ -121,7 +114,7 @@ typedef struct ScheduleEntry
 	ScheduleKey key;			/* SCHEDULE_NO_KEY: a free slot */
 	int64		used;			/* when, by the schedule's own count */
 	ScheduleServer *server;
-	ScheduleKind kind;
+	int			kind;
 
 	/* tasks by bucket: a new one counts 1, older ones less */
 	float		ended[PLAN_BUCKETS + 1];
@@ -232,15 +225,15 @@ schedule_keep_name(char *kept, const char *name)
 }
 
 /* The kind whose word is in a task's type, whatever its case. */
-static ScheduleKind
+static int
 schedule_kind(const char *task_type)
 {
-	for (const char *at = task_type; *at != '\0'; at++)
-		for (int kind = 0; kind < SCHEDULE_OTHER; kind++)
+	for (int kind = 0; kind < SCHEDULE_KINDS - 1; kind++)
+		for (const char *at = task_type; *at != '\0'; at++)
 			if (pg_strncasecmp(at, schedule_kinds[kind].word,
 							   strlen(schedule_kinds[kind].word)) == 0)
 				return kind;
-	return SCHEDULE_OTHER;
+	return SCHEDULE_KINDS - 1;
 }
 
 /* The server of that name, NULL if no key belongs to it; "make": a new one. */
