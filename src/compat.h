@@ -71,13 +71,6 @@
 	pg_database_ownercheck(database, role)
 #endif
 
-/* When a file's content or rights were changed. */
-#ifdef __APPLE__
-#define compat_stat_changed(status) ((status)->st_ctimespec)
-#else
-#define compat_stat_changed(status) ((status)->st_ctim)
-#endif
-
 /* The type of a syscache's number. */
 #if PG_VERSION_NUM < 190000
 typedef int SysCacheIdentifier;

@@ -46,8 +46,7 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
-#include "server/options.h"
-#include "server/secret_file.h"
+#include "server/internal.h"
 #include "server/validate.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
@@ -111,12 +110,12 @@ static const Option known_options[] = {
 };
 
 const ServerSettings option_defaults = {
-	.base_url = SERVER_BASE_URL,
-	.timeout = SERVER_TIMEOUT,
-	.connect_timeout = SERVER_CONNECT_TIMEOUT,
+	.base_url = "https://www.anyapi.vip",
+	.timeout = 30000,
+	.connect_timeout = 5000,
 	.rate_limit = SERVER_RATE_LIMIT,
 	.max_concurrency = SERVER_MAX_CONCURRENCY,
-	.max_response_size = SERVER_MAX_RESPONSE_SIZE,
+	.max_response_size = 16 * 1024 * 1024,
 };
 
 PG_FUNCTION_INFO_V1(anyvod_fdw_validator);
@@ -388,6 +387,8 @@ static void
 check_files(const ServerSettings *settings)
 {
 	const char *option = NULL;
+	char	   *key;
+	size_t		len;
 
 	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
 		option = NULL;
@@ -402,9 +403,11 @@ check_files(const ServerSettings *settings)
 				 errhint("Only a superuser or a member of pg_read_server_files may name a file of the database server.")));
 
 	if (settings->ca_file != NULL)
-		(void) secret_file_get(SECRET_CA, settings->ca_file, WARNING);
-	if (settings->api_key_file != NULL)
-		(void) secret_file_get(SECRET_API_KEY, settings->api_key_file, WARNING);
+		(void) secret_file_read(SECRET_CA, settings->ca_file, &len, WARNING);
+	if (settings->api_key_file != NULL &&
+		(key = secret_file_read(SECRET_API_KEY, settings->api_key_file, &len,
+								WARNING)) != NULL)
+		explicit_bzero(key, len);
 }
 
 /*
