@@ -35,58 +35,34 @@
 	((code) == CURLE_PEER_FAILED_VERIFICATION || (code) == CURLE_SSL_CACERT)
 
 /*
- * Trust the authorities of a PEM text, NULL for the system's.
+ * Trust the authorities of a PEM text (7.77), NULL for the system's.
  *
- * libcurl with OpenSSL keeps the certificates that it has parsed, for all
- * connections of a multi handle (7.87), but only those of a file, and before
- * 8.2x only if there is no folder beside it.  To parse a bundle of 140 takes 8
- * to 30 ms.  So a text has a file, which "path" names, and the system's folder
- * is left out where the system has a file, too (known from 7.84 on).
+ * libcurl with OpenSSL keeps the certificates of the system's file, once it has
+ * parsed them (7.87), but before 8.2x only if there is no folder beside it.
+ * They take 8 to 30 ms, so the folder is left out where there is a file.
  */
-#if CURL_AT_LEAST_VERSION(7, 87, 0)
-#define COMPAT_KEEPS_CERTIFICATES true
-#else
-#define COMPAT_KEEPS_CERTIFICATES false
-#endif
-
 static inline CURLcode
-compat_set_authorities(CURL *easy, char *pem, size_t len, const char *path)
+compat_set_authorities(CURL *easy, char *pem, size_t len)
 {
-	CURLcode	code = CURLE_OK;
+	CURLcode	code = pem == NULL ? CURLE_OK : CURLE_UNKNOWN_OPTION;
 
 #if CURL_AT_LEAST_VERSION(7, 87, 0)
-	if (pem == NULL)
-	{
-		char	   *file = NULL;
+	char	   *file = NULL;
 
-		(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, &file);
-		if (file != NULL)
-			code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
-	}
-	else if (path != NULL)
-	{
-		code = curl_easy_setopt(easy, CURLOPT_CAINFO, path);
-		if (code == CURLE_OK)
-			code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
-		if (code == CURLE_OK)
-			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO, path);
-		if (code == CURLE_OK)
-			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAPATH, NULL);
-		return code;
-	}
+	(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, &file);
+	if (file != NULL && pem == NULL)
+		code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
 #endif
+#if CURL_AT_LEAST_VERSION(7, 77, 0)
 	if (pem != NULL)
 	{
-#if CURL_AT_LEAST_VERSION(7, 77, 0)
 		struct curl_blob blob = {pem, len, CURL_BLOB_NOCOPY};
 
 		code = curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
 		if (code == CURLE_OK)
 			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO_BLOB, &blob);
-#else
-		code = CURLE_UNKNOWN_OPTION;
-#endif
 	}
+#endif
 	return code;
 }
 
@@ -129,7 +105,8 @@ compat_set_safety(CURL *easy)
 
 /*
  * Call "on_send" each time that a request is about to be sent, by libcurl's
- * own retries too (7.80).  Before, each transfer counts as sent once.
+ * own retries too (7.80).  Before, each transfer counts as sent once, when
+ * libcurl gets it, and as connecting until it ends.
  */
 typedef int (*CompatOnSend)(void *arg, char *to, char *from, int to_port,
 							int from_port);

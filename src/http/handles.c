@@ -17,10 +17,6 @@
 #include "postgres.h"
 
 #include <limits.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include "storage/fd.h"
 
 #include "http/internal.h"
 
@@ -36,63 +32,6 @@
 static dlist_head endpoints = DLIST_STATIC_INIT(endpoints);
 static int	n_endpoints = 0;
 static int	n_idle = 0;
-
-static HttpAuthorities *all_authorities = NULL;
-
-
-/*
- * Authorities
- */
-
-/*
- * Have a file in memory hold a PEM text, so that libcurl parses it once and
- * not for each connection.  libcurl knows it by its name, that is by its
- * descriptor, which therefore stays open.  Without a descriptor it goes
- * without.
- */
-static void
-authorities_make_file(HttpAuthorities *made)
-{
-	if (!COMPAT_KEEPS_CERTIFICATES || !AcquireExternalFD())
-		return;
-	made->fd = memfd_create("anyvod_ca", MFD_CLOEXEC);
-	if (made->fd >= 0 &&
-		write(made->fd, made->pem, made->len) == (ssize_t) made->len)
-	{
-		snprintf(made->path, sizeof(made->path), "/proc/self/fd/%d", made->fd);
-		return;
-	}
-	if (made->fd >= 0)
-		close(made->fd);
-	made->fd = -1;
-	ReleaseExternalFD();
-}
-
-/* The authorities of a PEM text; NULL without memory. */
-static HttpAuthorities *
-authorities_get(const char *pem, size_t len)
-{
-	HttpAuthorities *made;
-
-	for (made = all_authorities; made != NULL; made = made->next)
-	{
-		if (made->len == len && memcmp(made->pem, pem, len) == 0)
-			return made;
-	}
-	made = calloc(1, sizeof(HttpAuthorities));
-	if (made == NULL || (made->pem = malloc(len)) == NULL)
-	{
-		free(made);
-		return NULL;
-	}
-	memcpy(made->pem, pem, len);
-	made->len = len;
-	made->fd = -1;
-	authorities_make_file(made);
-	made->next = all_authorities;
-	all_authorities = made;
-	return made;
-}
 
 
 /*
@@ -117,6 +56,14 @@ endpoint_pop_handle(HttpEndpoint *endpoint)
 	return handle;
 }
 
+static void
+endpoint_push_handle(HttpEndpoint *endpoint, HttpHandle *handle)
+{
+	handle->next = endpoint->idle;
+	endpoint->idle = handle;
+	n_idle++;
+}
+
 /* Free an endpoint that no transfer uses. */
 static void
 endpoint_free(HttpEndpoint *endpoint)
@@ -130,6 +77,7 @@ endpoint_free(HttpEndpoint *endpoint)
 	curl_slist_free_all(endpoint->headers);
 	free(endpoint->url);
 	free(endpoint->proxy);
+	free(endpoint->ca_pem);
 	free(endpoint);
 }
 
@@ -152,7 +100,7 @@ endpoint_evict(void)
 	}
 }
 
-/* Append to a header list; false, and the list as it was, without memory. */
+/* Append to the headers; false, and they as they were, without memory. */
 static bool
 endpoint_add_header(HttpEndpoint *endpoint, const char *header)
 {
@@ -165,37 +113,30 @@ endpoint_add_header(HttpEndpoint *endpoint, const char *header)
 }
 
 /*
- * Make the headers, the one place where the key goes.  (The first one keeps
- * libcurl from asking for a compressed response, which it could read.)
+ * Make the headers, the one place where the key goes; false without memory.
+ * (An empty Accept-Encoding keeps libcurl from asking for a compressed
+ * response, which it could read.)
  */
 static bool
 endpoint_set_headers(HttpEndpoint *endpoint, const char *api_key)
 {
 	static const char scheme[] = "Authorization: Bearer ";
-	struct curl_slist *last;
-	size_t		size;
 	char	   *header;
 	bool		ok;
 
-	if (!endpoint_add_header(endpoint, "Accept-Encoding:") ||
-		!endpoint_add_header(endpoint, "Accept: application/json"))
-		return false;
-	if (api_key == NULL)
-		return true;
-	size = sizeof(scheme) + strlen(api_key);
-	header = malloc(size);
-	if (header == NULL)
-		return false;
-	snprintf(header, size, "%s%s", scheme, api_key);
-	ok = endpoint_add_header(endpoint, header);
-	explicit_bzero(header, size);
-	free(header);
-	if (!ok)
-		return false;
-	for (last = endpoint->headers; last->next != NULL;)
-		last = last->next;
-	endpoint->api_key = last->data + sizeof(scheme) - 1;
-	return true;
+	if (api_key != NULL)
+	{
+		if (asprintf(&header, "%s%s", scheme, api_key) < 0)
+			return false;
+		ok = endpoint_add_header(endpoint, header);
+		explicit_bzero(header, strlen(header));
+		free(header);
+		if (!ok)
+			return false;
+		endpoint->api_key = endpoint->headers->data + strlen(scheme);
+	}
+	return endpoint_add_header(endpoint, "Accept-Encoding:") &&
+		endpoint_add_header(endpoint, "Accept: application/json");
 }
 
 /* Copy what settings say into a new endpoint; NULL without memory. */
@@ -218,17 +159,19 @@ endpoint_create(const ServerSettings *settings)
 	endpoint->proxy = strdup(settings->proxy ? settings->proxy : "");
 	endpoint->base_len = strlen(settings->base_url);
 	endpoint->url = malloc(endpoint->base_len + MAX_PATH);
+	endpoint->ca_pem_len = settings->ca_pem_len;
 	if (settings->ca_pem != NULL)
-		endpoint->authorities = authorities_get(settings->ca_pem,
-												settings->ca_pem_len);
+		endpoint->ca_pem = malloc(settings->ca_pem_len);
 	if (endpoint->proxy == NULL || endpoint->url == NULL ||
-		(settings->ca_pem != NULL && endpoint->authorities == NULL) ||
+		(settings->ca_pem != NULL && endpoint->ca_pem == NULL) ||
 		!endpoint_set_headers(endpoint, settings->api_key))
 	{
 		endpoint_free(endpoint);
 		return NULL;
 	}
 	memcpy(endpoint->url, settings->base_url, endpoint->base_len);
+	if (settings->ca_pem != NULL)
+		memcpy(endpoint->ca_pem, settings->ca_pem, settings->ca_pem_len);
 	dlist_init(&endpoint->queue);
 	dlist_init(&endpoint->connecting);
 	return endpoint;
@@ -269,16 +212,13 @@ endpoint_get(const ServerSettings *settings)
 
 /* Options that say whom to trust. */
 static CURLcode
-handle_set_trust(CURL *easy, const HttpAuthorities *from)
+handle_set_trust(CURL *easy, HttpEndpoint *endpoint)
 {
 	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	HTTP_SET(easy, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	if (from == NULL)
-		return compat_set_authorities(easy, NULL, 0, NULL);
-	return compat_set_authorities(easy, from->pem, from->len,
-								  from->fd >= 0 ? from->path : NULL);
+	return compat_set_authorities(easy, endpoint->ca_pem, endpoint->ca_pem_len);
 }
 
 /*
@@ -325,26 +265,27 @@ handle_set_callbacks(HttpHandle *handle)
 	return compat_set_on_send(easy, loop_on_send, handle);
 }
 
-/* Make a handle; NULL if that fails, and "code" says why. */
-static HttpHandle *
-handle_create(HttpEndpoint *endpoint, CURLcode *code)
+/* Make a handle, the endpoint's first idle one; or say why that fails. */
+static CURLcode
+endpoint_add_handle(HttpEndpoint *endpoint)
 {
 	HttpHandle *handle = calloc(1, sizeof(HttpHandle));
+	CURLcode	code = CURLE_OUT_OF_MEMORY;
 
-	*code = CURLE_OUT_OF_MEMORY;
 	if (handle == NULL)
-		return NULL;
+		return code;
 	handle->easy = curl_easy_init();
 	if (handle->easy != NULL)
-		*code = handle_set_common(handle->easy, endpoint);
-	if (*code == CURLE_OK)
-		*code = handle_set_trust(handle->easy, endpoint->authorities);
-	if (*code == CURLE_OK)
-		*code = handle_set_callbacks(handle);
-	if (*code == CURLE_OK)
-		return handle;
-	handle_free(handle);
-	return NULL;
+		code = handle_set_common(handle->easy, endpoint);
+	if (code == CURLE_OK)
+		code = handle_set_trust(handle->easy, endpoint);
+	if (code == CURLE_OK)
+		code = handle_set_callbacks(handle);
+	if (code == CURLE_OK)
+		endpoint_push_handle(endpoint, handle);
+	else
+		handle_free(handle);
+	return code;
 }
 
 /* Point a handle at a transfer's URL, and give it the time that is left. */
@@ -365,42 +306,42 @@ handle_set_transfer(HttpHandle *handle, HttpTransfer *transfer)
 }
 
 /*
- * A handle that will send the request of a transfer, which has been
- * dispatched; NULL if there is none, and "code" says why.
+ * Give a transfer, which is being dispatched, a handle that will send its
+ * request; or say why there is none.
  */
-HttpHandle *
-endpoint_take_handle(HttpEndpoint *endpoint, HttpTransfer *transfer,
-					 CURLcode *code)
+CURLcode
+endpoint_take_handle(HttpEndpoint *endpoint, HttpTransfer *transfer)
 {
+	CURLcode	code = CURLE_OK;
 	HttpHandle *handle;
 
-	handle = endpoint->idle != NULL ?
-		endpoint_pop_handle(endpoint) :
-		handle_create(endpoint, code);
-	if (handle == NULL)
-		return NULL;
-	*code = handle_set_transfer(handle, transfer);
-	if (*code == CURLE_OK)
-		return handle;
-	handle_free(handle);
-	return NULL;
+	if (endpoint->idle == NULL)
+		code = endpoint_add_handle(endpoint);
+	if (code != CURLE_OK)
+		return code;
+	handle = endpoint_pop_handle(endpoint);
+	code = handle_set_transfer(handle, transfer);
+	if (code == CURLE_OK)
+		transfer->handle = handle;
+	else
+		handle_free(handle);
+	return code;
 }
 
 /*
- * Take back a handle.  One whose transfer came to its end serves another; one
- * whose transfer was aborted does not.
+ * Take the handle of a transfer back.  One whose transfer came to its end
+ * serves another; one whose transfer was aborted does not.
  */
 void
-endpoint_return_handle(HttpEndpoint *endpoint, HttpHandle *handle,
+endpoint_return_handle(HttpEndpoint *endpoint, HttpTransfer *transfer,
 					   bool reusable)
 {
-	if (!reusable || n_idle >= Max(loop_max_connections(), MIN_IDLE_HANDLES))
-	{
-		handle_free(handle);
-		return;
-	}
+	HttpHandle *handle = transfer->handle;
+
+	transfer->handle = NULL;
 	handle->transfer = NULL;
-	handle->next = endpoint->idle;
-	endpoint->idle = handle;
-	n_idle++;
+	if (reusable && n_idle < Max(loop_max_connections(), MIN_IDLE_HANDLES))
+		endpoint_push_handle(endpoint, handle);
+	else
+		handle_free(handle);
 }

@@ -109,7 +109,7 @@ many_fill(Many *many)
 		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
 		   (request = many_pop(many)) != NULL)
 	{
-		if (!request_try_start(&request->task, many->batch, request))
+		if (!request_start(&request->task, many->batch, request, true))
 			return request;
 		many->outstanding++;
 	}

@@ -33,7 +33,8 @@ typedef struct TaskRequest
 								 * may point into the request's body */
 } TaskRequest;
 
-extern bool request_try_start(TaskRequest *task, HttpBatch *batch, void *tag);
+extern bool request_start(TaskRequest *task, HttpBatch *batch, void *tag,
+						  bool keep_error);
 extern bool request_read(TaskRequest *task);
 extern bool request_has_other_key(const TaskRequest *task);
 extern bool request_run(TaskRequest *task, HttpBatch *batch, int64 until);

@@ -310,7 +310,6 @@ static void
 worker_send(Question *ask, int64 now)
 {
 	ask->task->polls++;
-	http_begin(ask->request);
 	pace_note_start(ask->task, now);
 	stat_note_request(ask->serverid, ask->umid);
 }
@@ -393,12 +392,9 @@ worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
 	ask->userid = account->settings->userid;
 	ask->umid = account->settings->umid;
 	snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task->task_id);
-	ask->request = http_prepare(worker.batch, account->settings, path, ask);
+	ask->request = http_start(worker.batch, account->settings, path, ask);
 	queue_note_start(task, now);
-	if (task->due <= now)
-		worker_send(ask, now);
-	else
-		pairingheap_add(worker.ahead, &ask->node);
+	worker_send(ask, now);
 }
 
 /* The row of a task that is due is still pending. */
