@@ -127,16 +127,19 @@ typedef void CompatJsonResult;
 #define COMPAT_JSON_DONE return
 #endif
 
-/* A lexer for len bytes (below 1 GB) that hands out decoded strings. */
+/*
+ * A lexer for len bytes (below 1 GB), which hands out decoded strings if that
+ * is wanted.
+ */
 static inline JsonLexContext *
-compat_json_lex(const char *json, size_t len, int encoding)
+compat_json_lex(const char *json, size_t len, int encoding, bool decode)
 {
 #if PG_VERSION_NUM >= 170000
 	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
-										encoding, true);
+										encoding, decode);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
-										encoding, true);
+										encoding, decode);
 #endif
 }
 
