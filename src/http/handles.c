@@ -81,25 +81,6 @@ endpoint_free(HttpEndpoint *endpoint)
 	free(endpoint);
 }
 
-/* Free the least recently used endpoint that no transfer uses. */
-static void
-endpoint_evict(void)
-{
-	dlist_iter	iter;
-
-	dlist_reverse_foreach(iter, &endpoints)
-	{
-		HttpEndpoint *endpoint = dlist_container(HttpEndpoint, node, iter.cur);
-
-		if (endpoint->in_use > 0)
-			continue;
-		dlist_delete(&endpoint->node);
-		n_endpoints--;
-		endpoint_free(endpoint);
-		return;
-	}
-}
-
 /* Append to the headers; false, and they as they were, without memory. */
 static bool
 endpoint_add_header(HttpEndpoint *endpoint, const char *header)
@@ -182,6 +163,7 @@ HttpEndpoint *
 endpoint_get(const ServerSettings *settings)
 {
 	HttpEndpoint *endpoint;
+	HttpEndpoint *made;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &endpoints)
@@ -195,14 +177,23 @@ endpoint_get(const ServerSettings *settings)
 			return endpoint;
 		}
 	}
-	endpoint = endpoint_create(settings);
-	if (endpoint == NULL)
+	made = endpoint_create(settings);
+	if (made == NULL)
 		return NULL;
-	if (n_endpoints >= MAX_ENDPOINTS)
-		endpoint_evict();
-	dlist_push_head(&endpoints, &endpoint->node);
-	n_endpoints++;
-	return endpoint;
+	dlist_push_head(&endpoints, &made->node);
+	if (++n_endpoints <= MAX_ENDPOINTS)
+		return made;
+	dlist_reverse_foreach(iter, &endpoints)
+	{
+		endpoint = dlist_container(HttpEndpoint, node, iter.cur);
+		if (endpoint == made || endpoint->in_use > 0)
+			continue;
+		dlist_delete(&endpoint->node);
+		endpoint_free(endpoint);
+		n_endpoints--;
+		break;
+	}
+	return made;
 }
 
 

@@ -305,38 +305,9 @@ store_options(ServerSettings *settings, List *options, Oid catalog, int level)
 }
 
 /*
- * The options of a server or mapping, as a list of DefElem; NIL if it has
- * none.  The array is copied out of the tuple anyhow, as it is stored short or
- * compressed; here the copy is ours, to be overwritten.  *hash is what it was
- * combined with the array's.
- */
-static List *
-read_list(Oid catalog, HeapTuple tuple, uint64 *hash)
-{
-	bool		is_server = (catalog == ForeignServerRelationId);
-	bool		isnull;
-	Datum		options;
-	ArrayType  *array;
-	List	   *list;
-
-	options = SysCacheGetAttr(is_server ? FOREIGNSERVEROID : USERMAPPINGOID,
-							  tuple,
-							  is_server ? Anum_pg_foreign_server_srvoptions :
-										  Anum_pg_user_mapping_umoptions,
-							  &isnull);
-	if (isnull)
-		return NIL;
-	array = DatumGetArrayTypePCopy(options);
-	*hash = hash_bytes_extended((unsigned char *) array, VARSIZE(array), *hash);
-	list = untransformRelOptions(PointerGetDatum(array));
-	explicit_bzero(array, VARSIZE(array));
-	pfree(array);
-	return list;
-}
-
-/*
  * option_read
- *		Take what the options of a server or mapping say into "settings".
+ *		Take what the options of a server or mapping say into "settings", and
+ *		combine their hash with its id.
  *
  * They were validated when they were set, maybe by another version of this
  * library.  If something is wrong, reports HV00D or 22023 at "level" and
@@ -345,9 +316,28 @@ read_list(Oid catalog, HeapTuple tuple, uint64 *hash)
 bool
 option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple, int level)
 {
-	List	   *options = read_list(catalog, tuple, &settings->id);
+	bool		is_server = (catalog == ForeignServerRelationId);
+	List	   *list = NIL;
+	bool		isnull;
+	Datum		options;
+	ArrayType  *array;
 
-	return store_options(settings, options, catalog, level);
+	options = SysCacheGetAttr(is_server ? FOREIGNSERVEROID : USERMAPPINGOID,
+							  tuple,
+							  is_server ? Anum_pg_foreign_server_srvoptions :
+										  Anum_pg_user_mapping_umoptions,
+							  &isnull);
+	if (!isnull)
+	{
+		/* a copy in any case, so that a key in it can be overwritten */
+		array = DatumGetArrayTypePCopy(options);
+		settings->id = hash_bytes_extended((unsigned char *) array,
+										   VARSIZE(array), settings->id);
+		list = untransformRelOptions(PointerGetDatum(array));
+		explicit_bzero(array, VARSIZE(array));
+		pfree(array);
+	}
+	return store_options(settings, list, catalog, level);
 }
 
 /*

@@ -542,8 +542,8 @@ worker_ask(void)
 	if (writer_backlog() >= WRITER_BACKLOG || now < worker_next_round() ||
 		now < queue_next(now))
 		return false;
-	n = queue_take(tasks, Min(worker.round_size, http_room(worker.batch)),
-				   now + WORKER_ROUND_PAUSE, now);
+	n = queue_take(tasks, Min(worker.round_size, http_room(worker.batch)), now,
+				   now);
 	if (n == 0)
 		return false;
 	memset(&account, 0, sizeof(account));
