@@ -151,8 +151,10 @@ foreach my $sql (
 		'00000', '28000'
 	])
 {
+	my $before = requests();
+
 	begin_query($session, $sql->[0]);
-	more_requests(1);
+	wait_until(sub { requests() > $before });
 	rename $file, "$file.away" or BAIL_OUT("$file: $!");
 	my ($state, $output) = end_query($session);
 	rename "$file.away", $file or BAIL_OUT("$file: $!");
