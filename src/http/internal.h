@@ -175,12 +175,10 @@ extern size_t transfer_on_body(char *data, size_t one, size_t len, void *arg);
 
 /* multi.c */
 extern HttpMulti *multi_get(HttpEndpoint *endpoint);
-extern bool multi_reserve(HttpMulti *multi);
 extern void multi_act(HttpMulti *multi, curl_socket_t fd, int mask);
 extern int64 multi_next_timer(void);
 extern bool multi_run_timers(int64 until);
 extern void multi_close_old(void);
-extern void multi_give_back(const HttpMulti *lacking);
 extern curl_socket_t socket_on_open(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
 extern int	socket_on_close(void *arg, curl_socket_t fd);

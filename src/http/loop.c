@@ -386,23 +386,15 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 	HttpMulti  *multi = multi_get(endpoint);
 	CURLcode	code;
 
-	if (multi == NULL || !multi_reserve(multi))
-	{
-		multi_give_back(multi);
-		multi = multi_get(endpoint);
-	}
-	if (multi == NULL || !multi_reserve(multi))
-	{
-		if (loop.in_flight > 0)
-			return false;
-		transfer->denied = true;
-		loop_fail(transfer, CURLE_COULDNT_CONNECT);
-		return true;
-	}
+	if (multi == NULL && loop.in_flight > 0)
+		return false;
+	transfer->denied = multi == NULL;
 	transfer->dispatched = now;
 	transfer->number = ++loop.number;
-	code = endpoint_take_handle(endpoint, transfer);
-	if (code == CURLE_OK && curl_multi_add_handle(multi->curl, transfer->handle->easy))
+	code = multi == NULL ? CURLE_COULDNT_CONNECT :
+						   endpoint_take_handle(endpoint, transfer);
+	if (code == CURLE_OK &&
+		curl_multi_add_handle(multi->curl, transfer->handle->easy) != CURLM_OK)
 	{
 		endpoint_return_handle(endpoint, transfer, false);
 		code = CURLE_OUT_OF_MEMORY;

@@ -364,28 +364,6 @@ multi_open(HttpKind kind)
 	return multi;
 }
 
-/*
- * The multi handle that takes the next request of an endpoint, NULL if there is
- * none.  Where HTTP/2 was possible, the first of several requests goes where
- * the first connection is.
- */
-HttpMulti *
-multi_get(HttpEndpoint *endpoint)
-{
-	HttpKind	kind = endpoint->kind == HTTP_KIND_SERIAL &&
-			   (!endpoint->tls || endpoint->in_flight > 0) ?
-		HTTP_KIND_SERIAL :
-		HTTP_KIND_MULTIPLEXED;
-	HttpMulti **place = &current[kind == HTTP_KIND_MULTIPLEXED];
-	HttpMulti  *made = NULL;
-
-	if (*place == NULL || monotonic_us() - (*place)->created > MULTI_MAX_AGE)
-		made = multi_open(kind);
-	if (made != NULL)
-		*place = made;
-	return *place;
-}
-
 /* Close the multi handles that have no request and take none any more. */
 void
 multi_close_old(void)
@@ -425,7 +403,7 @@ multi_resize(HttpMulti *multi, int connections)
  * Give back the descriptors of idle connections, for a multi handle that lacks
  * them (NULL: that could not be made).
  */
-void
+static void
 multi_give_back(const HttpMulti *lacking)
 {
 	dlist_iter	iter;
@@ -451,7 +429,7 @@ multi_give_back(const HttpMulti *lacking)
  * each request, or fewer if they share them.  Returns false if the descriptor
  * for it is not to be had.
  */
-bool
+static bool
 multi_reserve(HttpMulti *multi)
 {
 	int			n = multi->in_flight + 1;
@@ -467,6 +445,36 @@ multi_reserve(HttpMulti *multi)
 	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_HOST_CONNECTIONS,
 							 (long) Max((n + STREAMS - 1) / STREAMS, 2));
 	return multi->connections > 0;
+}
+
+/*
+ * The multi handle that takes the next request of an endpoint; NULL if there is
+ * no descriptor or no memory for it.  Where HTTP/2 was possible, the first of
+ * several requests goes where the first connection is.
+ */
+HttpMulti *
+multi_get(HttpEndpoint *endpoint)
+{
+	HttpKind	kind = endpoint->kind == HTTP_KIND_SERIAL &&
+			   (!endpoint->tls || endpoint->in_flight > 0) ?
+		HTTP_KIND_SERIAL :
+		HTTP_KIND_MULTIPLEXED;
+	HttpMulti **place = &current[kind == HTTP_KIND_MULTIPLEXED];
+	HttpMulti  *made;
+
+	for (int tries = 0; tries < 2; tries++)
+	{
+		made = NULL;
+		if (*place == NULL || monotonic_us() - (*place)->created > MULTI_MAX_AGE)
+			made = multi_open(kind);
+		if (made != NULL)
+			*place = made;
+		if (*place != NULL && multi_reserve(*place))
+			return *place;
+		if (tries == 0)
+			multi_give_back(*place);
+	}
+	return NULL;
 }
 
 /* Have libcurl see to a socket, or to what is due (CURL_SOCKET_TIMEOUT). */
