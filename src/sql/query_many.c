@@ -56,8 +56,6 @@ typedef struct ManyRequest
 {
 	TaskRequest task;
 	slist_node	node;			/* in put_back */
-	bool		repeated;		/* sent again after a failure, which is done
-								 * once */
 } ManyRequest;
 
 /* A call of the function, from its first row to its last. */
@@ -135,17 +133,11 @@ many_put_back(Many *many, ManyRequest *request)
 
 	switch (finished->result)
 	{
-		case HTTP_COMPLETE:
-			if (request->repeated || !request_has_other_key(&request->task))
-				return false;
-			request->repeated = true;
-			break;
 		case HTTP_UNREACHABLE:
 		case HTTP_BROKEN:
 		case HTTP_TIMED_OUT:
-			if (request->repeated || finished->started >= many->resumed_at)
+			if (finished->started >= many->resumed_at)
 				return false;
-			request->repeated = true;
 			break;
 		case HTTP_NO_ROOM:
 			if (many->outstanding == 1)

@@ -98,8 +98,6 @@ request_start(TaskRequest *task, HttpBatch *batch, void *tag, bool keep_error)
 	task->request = NULL;
 	if (settings == NULL)
 		return false;
-	task->serverid = settings->serverid;
-	task->settings_id = settings->id;
 	task->max_response_size = settings->max_response_size;
 	path = psprintf(SERVER_QUERY_PATH "%s", task->task_id);
 	task->request = http_start(batch, settings, path, tag);
@@ -128,22 +126,6 @@ request_read(TaskRequest *task)
 		!http_doubt(request);
 }
 
-/*
- * request_has_other_key
- *		Was the key refused, and has the file that it came from another by now?
- *
- * Then it is worth while to send the request again.  Raises nothing: where
- * the new key cannot be read, that the old one was refused is what to report.
- */
-bool
-request_has_other_key(const TaskRequest *task)
-{
-	return task->request->result == HTTP_COMPLETE &&
-		task->answer.verdict == ANSWER_AUTH &&
-		server_settings_changed(task->serverid, task->userid,
-								task->settings_id);
-}
-
 /* Milliseconds from now to a time of monotonic_us(), rounded up. */
 long
 request_milliseconds(int64 until)
@@ -165,21 +147,16 @@ request_milliseconds(int64 until)
 bool
 request_run(TaskRequest *task, HttpBatch *batch, int64 until)
 {
-	for (bool again = false;; again = true)
+	(void) request_start(task, batch, NULL, false);
+	while (http_take_finished(batch) == NULL || !request_read(task))
 	{
-		(void) request_start(task, batch, NULL, false);
-		while (http_take_finished(batch) == NULL || !request_read(task))
-		{
-			long		timeout = request_milliseconds(until);
+		long		timeout = request_milliseconds(until);
 
-			if (timeout == 0)
-				return false;
-			(void) http_run_once(timeout);
-		}
-		if (again || !request_has_other_key(task))
-			return true;
-		http_release(task->request);
+		if (timeout == 0)
+			return false;
+		(void) http_run_once(timeout);
 	}
+	return true;
 }
 
 

@@ -24,8 +24,6 @@ typedef struct TaskRequest
 	Oid			userid;			/* the role whose user mapping is used */
 	const char *task_id;		/* has been checked */
 
-	Oid			serverid;
-	uint64		settings_id;	/* of the settings that it was sent with */
 	int			max_response_size;	/* bytes */
 	HttpRequest *request;		/* NULL: not started */
 	ErrorData  *settings_error; /* why; good if request is NULL */
@@ -36,7 +34,6 @@ typedef struct TaskRequest
 extern bool request_start(TaskRequest *task, HttpBatch *batch, void *tag,
 						  bool keep_error);
 extern bool request_read(TaskRequest *task);
-extern bool request_has_other_key(const TaskRequest *task);
 extern bool request_run(TaskRequest *task, HttpBatch *batch, int64 until);
 extern long request_milliseconds(int64 until);
 
