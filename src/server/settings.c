@@ -12,18 +12,13 @@
  * the files, so that a changed server, mapping, right or file counts at once,
  * also one that another session has just committed.
  *
- * What guards a secret:
+ * What guards a secret, beside what options.c and secret_file.c say:
  *
  * - USAGE on the server is checked at each look-up.
- *
- * - Only a superuser or a member of pg_read_server_files may name a file of
- *	 the server machine (options.c).
  *
  * - An API key from a file is sent only where a role that may read files has
  *	 pointed base_url, that is, while the server's owner is such a role.
  *	 Otherwise the owner could have any key file sent to a host of its choice.
- *
- * - No message quotes an API key or a URL.
  *
  * - Our copies of a key are overwritten before their memory is freed.  (The
  *	 system catalog cache has a copy of its own.)

@@ -51,13 +51,6 @@ PG_FUNCTION_INFO_V1(anyvod_query_many);
  */
 #define MANY_PAUSE INT64CONST(1000000)
 
-/* A request whose row has not been returned. */
-typedef struct ManyRequest
-{
-	TaskRequest task;
-	slist_node	node;			/* in put_back */
-} ManyRequest;
-
 /* A call of the function, from its first row to its last. */
 typedef struct Many
 {
@@ -76,39 +69,39 @@ typedef struct Many
 } Many;
 
 /* A request of those that are still to be started, NULL if there is none. */
-static ManyRequest *
+static TaskRequest *
 many_pop(Many *many)
 {
-	ManyRequest *request;
+	TaskRequest *task;
 
 	if (!slist_is_empty(&many->put_back))
-		return slist_container(ManyRequest, node,
+		return slist_container(TaskRequest, node,
 							   slist_pop_head_node(&many->put_back));
 	if (many->next >= many->nids)
 		return NULL;
-	request = MemoryContextAllocZero(many->context, sizeof(ManyRequest));
-	request->task.server = many->server;
-	request->task.userid = many->userid;
-	request->task.task_id = many->ids[many->next++];
-	return request;
+	task = MemoryContextAllocZero(many->context, sizeof(TaskRequest));
+	task->server = many->server;
+	task->userid = many->userid;
+	task->task_id = many->ids[many->next++];
+	return task;
 }
 
 /*
  * Start as many requests as may be outstanding.  Returns one that cannot be
  * started, which is its row, else NULL.
  */
-static ManyRequest *
+static TaskRequest *
 many_fill(Many *many)
 {
-	ManyRequest *request;
+	TaskRequest *task;
 
 	/* The first is started in any case, so that there is an end to wait for. */
 	while (many->outstanding < many->limit &&
 		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
-		   (request = many_pop(many)) != NULL)
+		   (task = many_pop(many)) != NULL)
 	{
-		if (!request_start(&request->task, many->batch, request, true))
-			return request;
+		if (!request_start(task, many->batch, task, true))
+			return task;
 		many->outstanding++;
 	}
 	return NULL;
@@ -116,9 +109,9 @@ many_fill(Many *many)
 
 /* Take a request out of the batch. */
 static void
-many_release(Many *many, ManyRequest *request)
+many_release(Many *many, TaskRequest *task)
 {
-	http_release(request->task.request);
+	http_release(task->request);
 	many->outstanding--;
 }
 
@@ -127,28 +120,21 @@ many_release(Many *many, ManyRequest *request)
  * back.
  */
 static bool
-many_put_back(Many *many, ManyRequest *request)
+many_put_back(Many *many, TaskRequest *task)
 {
-	const HttpRequest *finished = request->task.request;
+	const HttpRequest *request = task->request;
+	bool		no_room = request->result == HTTP_NO_ROOM &&
+		many->outstanding > 1;
+	bool		unserved = request->started < many->resumed_at &&
+		(request->result == HTTP_UNREACHABLE ||
+				request->result == HTTP_BROKEN || request->result == HTTP_TIMED_OUT);
 
-	switch (finished->result)
-	{
-		case HTTP_UNREACHABLE:
-		case HTTP_BROKEN:
-		case HTTP_TIMED_OUT:
-			if (finished->started >= many->resumed_at)
-				return false;
-			break;
-		case HTTP_NO_ROOM:
-			if (many->outstanding == 1)
-				return false;
-			many->limit = many->outstanding - 1;
-			break;
-		default:
-			return false;
-	}
-	many_release(many, request);
-	slist_push_head(&many->put_back, &request->node);
+	if (!no_room && !unserved)
+		return false;
+	if (no_room)
+		many->limit = many->outstanding - 1;
+	many_release(many, task);
+	slist_push_head(&many->put_back, &task->node);
 	return true;
 }
 
@@ -156,24 +142,24 @@ many_put_back(Many *many, ManyRequest *request)
  * Wait for the next request that finishes, and read its response; NULL if all
  * rows have been returned.
  */
-static ManyRequest *
+static TaskRequest *
 many_next(Many *many)
 {
 	for (;;)
 	{
-		ManyRequest *request = many_fill(many);
+		TaskRequest *task = many_fill(many);
 		HttpRequest *finished;
 
-		if (request != NULL || many->outstanding == 0)
-			return request;
+		if (task != NULL || many->outstanding == 0)
+			return task;
 
 		/* What was started is sent before anything that takes time. */
 		(void) http_run_once(0);
 		while ((finished = http_take_finished(many->batch)) == NULL)
 			(void) http_run_once(-1);
-		request = finished->tag;
-		if (request_read(&request->task) && !many_put_back(many, request))
-			return request;
+		task = finished->tag;
+		if (request_read(task) && !many_put_back(many, task))
+			return task;
 	}
 }
 
@@ -242,7 +228,7 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *call;
 	Many	   *many;
-	ManyRequest *request;
+	TaskRequest *task;
 	Datum		row;
 
 	if (SRF_IS_FIRSTCALL())
@@ -255,13 +241,13 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 	if (monotonic_us() - many->left_at > MANY_PAUSE)
 		many->resumed_at = monotonic_us();
 
-	request = many_next(many);
-	if (request == NULL)
+	task = many_next(many);
+	if (task == NULL)
 		SRF_RETURN_DONE(call);
-	row = many_row(call->tuple_desc, &request->task);
-	if (request->task.request != NULL)
-		many_release(many, request);
-	pfree(request);
+	row = many_row(call->tuple_desc, task);
+	if (task->request != NULL)
+		many_release(many, task);
+	pfree(task);
 	many->left_at = monotonic_us();
 	SRF_RETURN_NEXT(call, row);
 }

@@ -12,6 +12,7 @@
 
 #include "response/answer.h"
 #include "http/client.h"
+#include "lib/ilist.h"
 #include "utils/array.h"
 
 /* A time of monotonic_us() that never comes. */
@@ -29,6 +30,7 @@ typedef struct TaskRequest
 	ErrorData  *settings_error; /* why; good if request is NULL */
 	Answer		answer;			/* good if request->result is HTTP_COMPLETE;
 								 * may point into the request's body */
+	slist_node	node;			/* the caller's */
 } TaskRequest;
 
 extern bool request_start(TaskRequest *task, HttpBatch *batch, void *tag,

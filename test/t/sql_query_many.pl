@@ -187,8 +187,8 @@ foreach my $bytes (2_200_000, 5_000_000)
 {
 	is( $session->query_safe(
 			'SELECT count(DISTINCT task_id), string_agg(DISTINCT error_message, \', \')'
-			  . ' FROM anyvod_query_many(' . ids("huge$bytes", 100) . ')'),
-		'100|', "100 responses of $bytes bytes are 100 rows");
+			  . ' FROM anyvod_query_many(' . ids("huge$bytes", 50) . ')'),
+		'50|', "50 responses of $bytes bytes are 100 rows");
 }
 
 # An open cursor leaves room for others.
