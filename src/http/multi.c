@@ -460,13 +460,13 @@ multi_get(HttpEndpoint *endpoint)
 		HTTP_KIND_SERIAL :
 		HTTP_KIND_MULTIPLEXED;
 	HttpMulti **place = &current[kind == HTTP_KIND_MULTIPLEXED];
-	HttpMulti  *made;
 
 	for (int tries = 0; tries < 2; tries++)
 	{
-		made = NULL;
-		if (*place == NULL || monotonic_us() - (*place)->created > MULTI_MAX_AGE)
-			made = multi_open(kind);
+		bool		old = *place == NULL ||
+			monotonic_us() - (*place)->created > MULTI_MAX_AGE;
+		HttpMulti  *made = old ? multi_open(kind) : NULL;
+
 		if (made != NULL)
 			*place = made;
 		if (*place != NULL && multi_reserve(*place))

@@ -100,11 +100,12 @@ result_classify(const HttpTransfer *transfer, CURLcode code)
 	{
 		case CURLE_OUT_OF_MEMORY:
 			/* In the middle of the header one of its lines was too long. */
-			return transfer->handle != NULL && transfer->request.body_len == 0 &&
-					result_time(transfer->handle->easy,
-								CURLINFO_STARTTRANSFER_TIME_T) > 0 ?
-				HTTP_BROKEN :
-				HTTP_NO_MEMORY;
+			if (transfer->handle != NULL &&
+				transfer->request.body_len == 0 &&
+				result_time(transfer->handle->easy,
+							CURLINFO_STARTTRANSFER_TIME_T) > 0)
+				return HTTP_BROKEN;
+			return HTTP_NO_MEMORY;
 		case CURLE_OPERATION_TIMEDOUT:
 			return HTTP_TIMED_OUT;
 		case CURLE_FILESIZE_EXCEEDED:
@@ -278,7 +279,10 @@ redact_text(const char *key, char *text, size_t len)
 	size_t		work = 0;
 
 	/* Most responses can be done with at once. */
-	if (len == 0 || (memchr(text, '\\', len) == NULL && memmem(text, len, key, strlen(key)) == NULL))
+	if (len == 0)
+		return;
+	if (memchr(text, '\\', len) == NULL &&
+		memmem(text, len, key, strlen(key)) == NULL)
 		return;
 	while (text < end)
 	{

@@ -90,9 +90,10 @@ static size_t
 file_check(SecretKind kind, const char *content, size_t len,
 		   FileProblem *problem)
 {
-	size_t		good = kind == SECRET_API_KEY ? validate_key_file(content, len) :
-												len;
+	size_t		good = len;
 
+	if (kind == SECRET_API_KEY)
+		good = validate_key_file(content, len);
 	if (good > 0 && len <= max_len[kind])
 		return good;
 	problem->sqlstate = ERRCODE_INVALID_PARAMETER_VALUE;

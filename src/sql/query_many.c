@@ -123,11 +123,11 @@ static bool
 many_put_back(Many *many, TaskRequest *task)
 {
 	const HttpRequest *request = task->request;
-	bool		no_room = request->result == HTTP_NO_ROOM &&
-		many->outstanding > 1;
+	HttpResult	result = request->result;
+	bool		no_room = result == HTTP_NO_ROOM && many->outstanding > 1;
 	bool		unserved = request->started < many->resumed_at &&
-		(request->result == HTTP_UNREACHABLE ||
-				request->result == HTTP_BROKEN || request->result == HTTP_TIMED_OUT);
+		(result == HTTP_UNREACHABLE || result == HTTP_BROKEN ||
+				result == HTTP_TIMED_OUT);
 
 	if (!no_room && !unserved)
 		return false;
