@@ -120,27 +120,19 @@ transfer_finish(HttpTransfer *transfer)
 	dlist_push_tail(&batch->finished, &transfer->batch_node);
 }
 
-static void
-batch_release_all(dlist_head *transfers)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, transfers)
-	{
-		http_release(&dlist_container(HttpTransfer, batch_node, iter.cur)
-						  ->request);
-	}
-}
-
 /* The batch's context goes: abort what is in flight.  Must not throw. */
 static void
 batch_reset(void *arg)
 {
 	HttpBatch  *batch = arg;
+	dlist_head *lists[] = {&batch->active, &batch->finished, &batch->taken};
 
-	batch_release_all(&batch->active);
-	batch_release_all(&batch->finished);
-	batch_release_all(&batch->taken);
+	for (int i = 0; i < (int) lengthof(lists); i++)
+	{
+		while (!dlist_is_empty(lists[i]))
+			http_release(&dlist_head_element(HttpTransfer, batch_node, lists[i])
+							  ->request);
+	}
 }
 
 /*

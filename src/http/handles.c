@@ -201,17 +201,6 @@ endpoint_get(const ServerSettings *settings)
  * Handles
  */
 
-/* Options that say whom to trust. */
-static CURLcode
-handle_set_trust(CURL *easy, HttpEndpoint *endpoint)
-{
-	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	HTTP_SET(easy, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	return compat_set_authorities(easy, endpoint->ca_pem, endpoint->ca_pem_len);
-}
-
 /*
  * Options that all requests have.  CURLOPT_PROXY is always set, to "" if
  * there is none: otherwise http_proxy in the environment would be obeyed and
@@ -237,7 +226,11 @@ handle_set_common(CURL *easy, HttpEndpoint *endpoint)
 	HTTP_SET(easy, CURLOPT_PIPEWAIT, 1L);
 	if (!endpoint->tls)
 		HTTP_SET(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
-	return compat_set_safety(easy);
+	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	HTTP_SET(easy, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	return CURLE_OK;
 }
 
 /* Have libcurl call us about what a handle does. */
@@ -269,7 +262,10 @@ endpoint_add_handle(HttpEndpoint *endpoint)
 	if (handle->easy != NULL)
 		code = handle_set_common(handle->easy, endpoint);
 	if (code == CURLE_OK)
-		code = handle_set_trust(handle->easy, endpoint);
+		code = compat_set_authorities(handle->easy, endpoint->ca_pem,
+									  endpoint->ca_pem_len);
+	if (code == CURLE_OK)
+		code = compat_set_safety(handle->easy);
 	if (code == CURLE_OK)
 		code = handle_set_callbacks(handle);
 	if (code == CURLE_OK)

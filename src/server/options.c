@@ -110,12 +110,12 @@ static const Option known_options[] = {
 };
 
 const ServerSettings option_defaults = {
-	.base_url = "https://www.anyapi.vip",
-	.timeout = 30000,
-	.connect_timeout = 5000,
+	.base_url = SERVER_BASE_URL,
+	.timeout = SERVER_TIMEOUT,
+	.connect_timeout = SERVER_CONNECT_TIMEOUT,
 	.rate_limit = SERVER_RATE_LIMIT,
 	.max_concurrency = SERVER_MAX_CONCURRENCY,
-	.max_response_size = 16 * 1024 * 1024,
+	.max_response_size = SERVER_MAX_RESPONSE_SIZE,
 };
 
 PG_FUNCTION_INFO_V1(anyvod_fdw_validator);

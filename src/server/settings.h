@@ -16,9 +16,13 @@
 #define SERVER_QUERY_PATH "/tencent-vod/v1/query/"
 #define SERVER_PATH_SIZE (sizeof(SERVER_QUERY_PATH) + 256)
 
-/* Defaults that the worker has, too, before it knows a server's options. */
+/* Defaults of the server options; milliseconds, bytes, a second. */
+#define SERVER_BASE_URL "https://www.anyapi.vip"
+#define SERVER_TIMEOUT 30000
+#define SERVER_CONNECT_TIMEOUT 5000
 #define SERVER_RATE_LIMIT 50
 #define SERVER_MAX_CONCURRENCY 32
+#define SERVER_MAX_RESPONSE_SIZE (16 * 1024 * 1024)
 
 /*
  * A server as one role sees it: everything that a request needs.  A pointer to
