@@ -35,33 +35,40 @@
 	((code) == CURLE_PEER_FAILED_VERIFICATION || (code) == CURLE_SSL_CACERT)
 
 /*
- * Trust the authorities of a PEM text (7.77), NULL for the system's.
+ * Trust the authorities of a file and nobody else, or (NULL) the system's.
  *
- * libcurl with OpenSSL keeps the certificates of the system's file, once it has
- * parsed them (7.87), but before 8.2x only if there is no folder beside it.
- * They take 8 to 30 ms, so the folder is left out where there is a file.
+ * libcurl with OpenSSL keeps the certificates of a file, once it has parsed
+ * them, for all connections of a multi handle (7.87), but before 8.2x only if
+ * there is no folder beside it.  A bundle of 140 takes 8 to 30 ms.  So the
+ * system's folder is left out where the system has a file, too (known from
+ * 7.84 on).
  */
-static inline CURLcode
-compat_set_authorities(CURL *easy, char *pem, size_t len)
-{
-	CURLcode	code = pem == NULL ? CURLE_OK : CURLE_UNKNOWN_OPTION;
-
 #if CURL_AT_LEAST_VERSION(7, 87, 0)
-	char	   *file = NULL;
-
-	(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, &file);
-	if (file != NULL && pem == NULL)
-		code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+#define COMPAT_KEEPS_CERTIFICATES true
+#else
+#define COMPAT_KEEPS_CERTIFICATES false
 #endif
-#if CURL_AT_LEAST_VERSION(7, 77, 0)
-	if (pem != NULL)
-	{
-		struct curl_blob blob = {pem, len, CURL_BLOB_NOCOPY};
 
-		code = curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
+static inline CURLcode
+compat_set_authorities(CURL *easy, const char *path)
+{
+	CURLcode	code = CURLE_OK;
+
+	if (path != NULL)
+	{
+		code = curl_easy_setopt(easy, CURLOPT_CAINFO, path);
 		if (code == CURLE_OK)
-			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO_BLOB, &blob);
+			code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+		if (code == CURLE_OK)
+			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO, path);
+		if (code == CURLE_OK)
+			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAPATH, NULL);
+		return code;
 	}
+#if CURL_AT_LEAST_VERSION(7, 87, 0)
+	(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, (char **) &path);
+	if (path != NULL)
+		code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
 #endif
 	return code;
 }

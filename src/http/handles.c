@@ -17,6 +17,10 @@
 #include "postgres.h"
 
 #include <limits.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "storage/fd.h"
 
 #include "http/internal.h"
 
@@ -32,6 +36,54 @@
 static dlist_head endpoints = DLIST_STATIC_INIT(endpoints);
 static int	n_endpoints = 0;
 static int	n_idle = 0;
+
+static HttpAuthorities *all_authorities = NULL;
+
+
+/*
+ * Authorities
+ */
+
+/*
+ * The authorities of a PEM text; NULL without memory or a descriptor.
+ *
+ * libcurl gets them as a file, and knows that by its name, that is by its
+ * descriptor, which therefore stays open: a text in memory it would parse for
+ * each connection.
+ */
+static const HttpAuthorities *
+authorities_get(const char *pem, size_t len)
+{
+	HttpAuthorities *made;
+	int			fd;
+
+	for (made = all_authorities; made != NULL; made = made->next)
+	{
+		if (made->len == len && memcmp(made->pem, pem, len) == 0)
+			return made;
+	}
+	made = malloc(offsetof(HttpAuthorities, pem) + len);
+	if (made == NULL || !AcquireExternalFD())
+	{
+		free(made);
+		return NULL;
+	}
+	fd = memfd_create("anyvod_ca", MFD_CLOEXEC);
+	if (fd < 0 || write(fd, pem, len) != (ssize_t) len)
+	{
+		if (fd >= 0)
+			close(fd);
+		ReleaseExternalFD();
+		free(made);
+		return NULL;
+	}
+	snprintf(made->path, sizeof(made->path), "/proc/self/fd/%d", fd);
+	memcpy(made->pem, pem, len);
+	made->len = len;
+	made->next = all_authorities;
+	all_authorities = made;
+	return made;
+}
 
 
 /*
@@ -77,7 +129,6 @@ endpoint_free(HttpEndpoint *endpoint)
 	curl_slist_free_all(endpoint->headers);
 	free(endpoint->url);
 	free(endpoint->proxy);
-	free(endpoint->ca_pem);
 	free(endpoint);
 }
 
@@ -140,19 +191,17 @@ endpoint_create(const ServerSettings *settings)
 	endpoint->proxy = strdup(settings->proxy ? settings->proxy : "");
 	endpoint->base_len = strlen(settings->base_url);
 	endpoint->url = malloc(endpoint->base_len + MAX_PATH);
-	endpoint->ca_pem_len = settings->ca_pem_len;
 	if (settings->ca_pem != NULL)
-		endpoint->ca_pem = malloc(settings->ca_pem_len);
+		endpoint->authorities = authorities_get(settings->ca_pem,
+												settings->ca_pem_len);
 	if (endpoint->proxy == NULL || endpoint->url == NULL ||
-		(settings->ca_pem != NULL && endpoint->ca_pem == NULL) ||
+		(settings->ca_pem != NULL && endpoint->authorities == NULL) ||
 		!endpoint_set_headers(endpoint, settings->api_key))
 	{
 		endpoint_free(endpoint);
 		return NULL;
 	}
 	memcpy(endpoint->url, settings->base_url, endpoint->base_len);
-	if (settings->ca_pem != NULL)
-		memcpy(endpoint->ca_pem, settings->ca_pem, settings->ca_pem_len);
 	dlist_init(&endpoint->queue);
 	dlist_init(&endpoint->connecting);
 	return endpoint;
@@ -262,8 +311,10 @@ endpoint_add_handle(HttpEndpoint *endpoint)
 	if (handle->easy != NULL)
 		code = handle_set_common(handle->easy, endpoint);
 	if (code == CURLE_OK)
-		code = compat_set_authorities(handle->easy, endpoint->ca_pem,
-									  endpoint->ca_pem_len);
+		code = compat_set_authorities(handle->easy,
+									  endpoint->authorities ?
+										  endpoint->authorities->path :
+										  NULL);
 	if (code == CURLE_OK)
 		code = compat_set_safety(handle->easy);
 	if (code == CURLE_OK)

@@ -91,6 +91,18 @@ typedef struct HttpHandle
 	char		error[CURL_ERROR_SIZE]; /* libcurl's message */
 } HttpHandle;
 
+/*
+ * Whom to trust: a PEM text, which endpoints share, and a file in memory that
+ * has it.  It is never freed.
+ */
+typedef struct HttpAuthorities
+{
+	struct HttpAuthorities *next;
+	char		path[32];		/* of the file */
+	size_t		len;
+	char		pem[FLEXIBLE_ARRAY_MEMBER];
+} HttpAuthorities;
+
 /* Where the requests of one ServerSettings go, and what they have in common. */
 typedef struct HttpEndpoint
 {
@@ -106,8 +118,7 @@ typedef struct HttpEndpoint
 	char	   *url;			/* base URL, room for a path behind it */
 	size_t		base_len;		/* length of the base URL */
 	char	   *proxy;			/* "" if none: never the environment's */
-	char	   *ca_pem;			/* whom to trust; NULL: the system's */
-	size_t		ca_pem_len;
+	const HttpAuthorities *authorities; /* NULL: the system's */
 	int			timeout;		/* milliseconds */
 	int			connect_timeout;	/* milliseconds */
 	size_t		max_response_size;	/* bytes */

@@ -349,10 +349,12 @@ loop_end_transfer(HttpTransfer *transfer, CURLcode code)
 static bool
 endpoint_may_dispatch(HttpEndpoint *endpoint, int64 now)
 {
-	int			weight = 1 + endpoint->ca_pem_len / CA_SIZE_OF_HANDSHAKE;
+	int			weight = 1;
 	int			n = 0;
 	dlist_iter	iter;
 
+	if (endpoint->authorities != NULL && !COMPAT_KEEPS_CERTIFICATES)
+		weight += endpoint->authorities->len / CA_SIZE_OF_HANDSHAKE;
 	if (endpoint->in_flight >= endpoint->window)
 		return false;
 	if (!endpoint->tls || endpoint->kind == HTTP_KIND_MULTIPLEXED)

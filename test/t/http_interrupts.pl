@@ -13,7 +13,7 @@ use Test::More;
 AnyvodTest::Front::need();
 
 # Requests at once, each of which needs a connection over HTTP/1.1.
-my $count = 150;
+my $count = 300;
 
 # The longest wait that is allowed, in milliseconds: ten times what is promised.
 my $prompt = 1000;
