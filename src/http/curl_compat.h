@@ -112,8 +112,7 @@ compat_set_safety(CURL *easy)
 
 /*
  * Call "on_send" each time that a request is about to be sent, by libcurl's
- * own retries too (7.80).  Before, each transfer counts as sent once, when
- * libcurl gets it, and as connecting until it ends.
+ * own retries too (7.80).  Before, each transfer counts as sent once.
  */
 typedef int (*CompatOnSend)(void *arg, char *to, char *from, int to_port,
 							int from_port);

@@ -111,16 +111,15 @@ loop_restore_signals(const sigset_t *saved)
  * Transfers
  */
 
-/* libcurl sends a request now, for the first time or again. */
-int
-loop_on_send(void *arg, char *to, char *from, int to_port, int from_port)
+/* A request goes out, or seems to have. */
+static void
+transfer_on_sent(HttpTransfer *transfer)
 {
-	HttpTransfer *transfer = ((HttpHandle *) arg)->transfer;
 	HttpEndpoint *endpoint = transfer->endpoint;
 
 	transfer->request.attempts++;
 	if (transfer->state != HTTP_CONNECTING)
-		return COMPAT_SEND_OK;
+		return;
 	dlist_delete(&transfer->loop_node);
 	transfer->state = HTTP_SENT;
 
@@ -129,7 +128,35 @@ loop_on_send(void *arg, char *to, char *from, int to_port, int from_port)
 		!transfer->opened)
 		endpoint->kind = HTTP_KIND_MULTIPLEXED;
 	endpoint->sent++;
+}
+
+/* libcurl sends a request now, for the first time or again. */
+int
+loop_on_send(void *arg, char *to, char *from, int to_port, int from_port)
+{
+	transfer_on_sent(((HttpHandle *) arg)->transfer);
 	return COMPAT_SEND_OK;
+}
+
+/* Find out which requests have been sent, where libcurl does not tell. */
+static void
+endpoint_look_for_sent(HttpEndpoint *endpoint)
+{
+	dlist_mutable_iter iter;
+
+	if (COMPAT_COUNTS_SENDS)
+		return;
+	dlist_foreach_modify(iter, &endpoint->connecting)
+	{
+		HttpTransfer *transfer = dlist_container(HttpTransfer, loop_node,
+												 iter.cur);
+		curl_off_t	sent = 0;
+
+		(void) curl_easy_getinfo(transfer->handle->easy,
+								 CURLINFO_PRETRANSFER_TIME_T, &sent);
+		if (sent != 0)
+			transfer_on_sent(transfer);
+	}
 }
 
 /*
@@ -408,8 +435,6 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 	}
 	loop_dequeue(transfer);
 	transfer->multi = multi;
-	if (!COMPAT_COUNTS_SENDS)
-		transfer->request.attempts++;
 	transfer->state = HTTP_CONNECTING;
 	dlist_push_tail(&endpoint->connecting, &transfer->loop_node);
 	loop.in_flight++;
@@ -460,6 +485,7 @@ loop_dispatch(int64 until)
 				loop.busy = true;
 				return;
 			}
+			endpoint_look_for_sent(endpoint);
 			if (endpoint_may_dispatch(endpoint, now) &&
 				endpoint_dispatch(endpoint, now))
 				dispatched = true;
