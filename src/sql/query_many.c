@@ -11,8 +11,8 @@
  * Bodies share a budget of the process.  A request whose body found no room
  * in it is sent again once another's has been released, and from then on that
  * many fewer are outstanding: each such failure takes one off, so there are
- * at most max_concurrency of them.  Only a body that finds no room when it is
- * the batch's only one is an error, of its row.
+ * at most max_concurrency of them.  Only a body that finds no room although it
+ * was the batch's only one from the start is an error, of its row.
  *
  * Everything lives in the memory context of the multi-call protocol.  At an
  * early end, a LIMIT or a closed cursor, that is deleted by the callback that
@@ -63,6 +63,7 @@ typedef struct Many
 	int			next;			/* the first id that had no request yet */
 	int			limit;			/* outstanding requests; 1 or more */
 	int			outstanding;	/* requests in the batch */
+	int64		limited_at;		/* when the limit was last lowered */
 	slist_head	put_back;		/* to be sent again when there is room */
 	int64		left_at;		/* when the last row was returned */
 	int64		resumed_at;		/* end of the last pause of the consumer */
@@ -124,7 +125,8 @@ many_put_back(Many *many, TaskRequest *task)
 {
 	const HttpRequest *request = task->request;
 	HttpResult	result = request->result;
-	bool		no_room = result == HTTP_NO_ROOM && many->outstanding > 1;
+	bool		no_room = result == HTTP_NO_ROOM &&
+		(many->outstanding > 1 || request->started < many->limited_at);
 	bool		unserved = request->started < many->resumed_at &&
 		(result == HTTP_UNREACHABLE || result == HTTP_BROKEN ||
 				result == HTTP_TIMED_OUT);
@@ -132,7 +134,10 @@ many_put_back(Many *many, TaskRequest *task)
 	if (!no_room && !unserved)
 		return false;
 	if (no_room)
-		many->limit = many->outstanding - 1;
+	{
+		many->limit = Max(many->outstanding - 1, 1);
+		many->limited_at = monotonic_us();
+	}
 	many_release(many, task);
 	slist_push_head(&many->put_back, &task->node);
 	return true;
