@@ -71,13 +71,6 @@
 	pg_database_ownercheck(database, role)
 #endif
 
-/* When a file's content or rights were changed. */
-#ifdef __APPLE__
-#define compat_stat_changed(status) ((status)->st_ctimespec)
-#else
-#define compat_stat_changed(status) ((status)->st_ctim)
-#endif
-
 /* The type of a syscache's number. */
 #if PG_VERSION_NUM < 190000
 typedef int SysCacheIdentifier;
@@ -134,16 +127,19 @@ typedef void CompatJsonResult;
 #define COMPAT_JSON_DONE return
 #endif
 
-/* A lexer for len bytes (below 1 GB) that hands out decoded strings. */
+/*
+ * A lexer for len bytes (below 1 GB), which hands out decoded strings if that
+ * is wanted.
+ */
 static inline JsonLexContext *
-compat_json_lex(const char *json, size_t len, int encoding)
+compat_json_lex(const char *json, size_t len, int encoding, bool decode)
 {
 #if PG_VERSION_NUM >= 170000
 	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
-										encoding, true);
+										encoding, decode);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
-										encoding, true);
+										encoding, decode);
 #endif
 }
 

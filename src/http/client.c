@@ -24,17 +24,6 @@
 /* Bytes allocated to the bodies of this process. */
 static size_t body_bytes = 0;
 
-static HttpTransfer *
-transfer_of(HttpRequest *request)
-{
-	return (HttpTransfer *) request;
-}
-
-
-/*
- * Bodies
- */
-
 /* Note how much is allocated to the body of a transfer. */
 static void
 transfer_set_body_size(HttpTransfer *transfer, size_t size)
@@ -54,39 +43,28 @@ transfer_free_body(HttpTransfer *transfer)
 }
 
 /*
- * How large the buffer of a body is to be that needs "needed" bytes: as large
- * as the response says that it is, else twice as large as before; never more
- * than the limit.
- */
-static size_t
-transfer_next_body_size(HttpTransfer *transfer, size_t needed)
-{
-	size_t		limit = transfer->endpoint->max_response_size;
-	size_t		size = Max(transfer->body_size, FIRST_BODY_SIZE / 2) * 2;
-	curl_off_t	length = -1;
-
-	if (transfer->body_size == 0)
-		(void) curl_easy_getinfo(transfer->handle->easy,
-								 CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
-	if (length > 0 && (size_t) length >= needed)
-		return Min((size_t) length, limit);
-	while (size < needed)
-		size *= 2;
-	return Min(size, limit);
-}
-
-/*
  * Make room for "needed" bytes of a body, which the limit allows; false if
- * there is none.  A batch that holds other bodies may not take all that this
- * process has for bodies.
+ * there is none.  The buffer becomes as large as the response says that it is,
+ * else twice as large as before.  A batch that holds other bodies may not take
+ * all that this process has for bodies.
  */
 static bool
 transfer_make_room(HttpTransfer *transfer, size_t needed)
 {
-	size_t		size = transfer_next_body_size(transfer, needed);
+	size_t		size = Max(transfer->body_size * 2, FIRST_BODY_SIZE);
 	size_t		others = body_bytes - transfer->body_size;
 	size_t		in_batch = transfer->batch->body_bytes - transfer->body_size;
+	curl_off_t	length = 0;
 	char	   *body;
+
+	while (size < needed)
+		size *= 2;
+	if (transfer->body_size == 0)
+		(void) curl_easy_getinfo(transfer->handle->easy,
+								 CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+	if (length > 0 && (size_t) length >= needed)
+		size = (size_t) length;
+	size = Min(size, transfer->endpoint->max_response_size);
 
 	if (others + size > HTTP_MAX_BODIES ||
 		(in_batch > 0 && in_batch + size > HTTP_MAX_BATCH_BODIES))
@@ -128,11 +106,6 @@ transfer_on_body(char *data, size_t one, size_t len, void *arg)
 	return len;
 }
 
-
-/*
- * Transfers
- */
-
 /* A transfer has ended, or could not begin: its batch has it.  Never throws. */
 void
 transfer_finish(HttpTransfer *transfer)
@@ -147,33 +120,20 @@ transfer_finish(HttpTransfer *transfer)
 	dlist_push_tail(&batch->finished, &transfer->batch_node);
 }
 
-static void
-batch_release_all(dlist_head *transfers)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, transfers)
-	{
-		http_release(&dlist_container(HttpTransfer, batch_node, iter.cur)
-						  ->request);
-	}
-}
-
 /* The batch's context goes: abort what is in flight.  Must not throw. */
 static void
 batch_reset(void *arg)
 {
 	HttpBatch  *batch = arg;
+	dlist_head *lists[] = {&batch->active, &batch->finished, &batch->taken};
 
-	batch_release_all(&batch->active);
-	batch_release_all(&batch->finished);
-	batch_release_all(&batch->taken);
+	for (int i = 0; i < (int) lengthof(lists); i++)
+	{
+		while (!dlist_is_empty(lists[i]))
+			http_release(&dlist_head_element(HttpTransfer, batch_node, lists[i])
+							  ->request);
+	}
 }
-
-
-/*
- * What other modules call
- */
 
 /*
  * Make a batch that lives in "context": requests started in it are aborted
@@ -198,15 +158,15 @@ http_batch_create(MemoryContext context)
 }
 
 /*
- * Make a GET request for a path below a base URL: "path" begins with a slash
- * and has nothing that would have to be encoded.  It counts as in flight.
+ * Start a GET request for a path below a base URL: "path" begins with a slash
+ * and has nothing that would have to be encoded.
  *
  * Raises an error only when the memory for the request itself is missing; one
  * that cannot be sent finishes with the result that says why.
  */
 HttpRequest *
-http_prepare(HttpBatch *batch, const ServerSettings *settings,
-			 const char *path, void *tag)
+http_start(HttpBatch *batch, const ServerSettings *settings, const char *path,
+		   void *tag)
 {
 	size_t		size = strlen(path) + 1;
 	HttpTransfer *transfer;
@@ -217,41 +177,21 @@ http_prepare(HttpBatch *batch, const ServerSettings *settings,
 	transfer->batch = batch;
 	transfer->request.tag = tag;
 	transfer->request.retry_after = -1;
-	transfer->state = HTTP_PREPARED;
+	transfer->request.started = monotonic_us();
 	dlist_push_tail(&batch->active, &transfer->batch_node);
 	batch->in_flight++;
 	transfer->endpoint = endpoint_get(settings);
 	if (transfer->endpoint != NULL)
+	{
 		transfer->endpoint->in_use++;
-	return &transfer->request;
-}
-
-/* Let a request that was prepared go, when its turn in the queue has come. */
-void
-http_begin(HttpRequest *request)
-{
-	HttpTransfer *transfer = transfer_of(request);
-
-	Assert(transfer->state == HTTP_PREPARED);
-	request->started = monotonic_us();
-	if (transfer->endpoint != NULL)
 		loop_begin(transfer, false);
+	}
 	else
 	{
-		result_not_started(transfer, CURLE_OUT_OF_MEMORY);
+		result_take(transfer, CURLE_OUT_OF_MEMORY);
 		transfer_finish(transfer);
 	}
-}
-
-/* Start a request: see http_prepare(). */
-HttpRequest *
-http_start(HttpBatch *batch, const ServerSettings *settings, const char *path,
-		   void *tag)
-{
-	HttpRequest *request = http_prepare(batch, settings, path, tag);
-
-	http_begin(request);
-	return request;
+	return &transfer->request;
 }
 
 /* Has a request of the batch finished that has not been taken? */
@@ -292,7 +232,7 @@ http_take_finished(HttpBatch *batch)
 bool
 http_doubt(HttpRequest *request)
 {
-	HttpTransfer *transfer = transfer_of(request);
+	HttpTransfer *transfer = (HttpTransfer *) request;
 	HttpEndpoint *endpoint = transfer->endpoint;
 	HttpBatch  *batch = transfer->batch;
 
@@ -330,11 +270,11 @@ http_room(const HttpBatch *batch)
 void
 http_release(HttpRequest *request)
 {
-	HttpTransfer *transfer = transfer_of(request);
+	HttpTransfer *transfer = (HttpTransfer *) request;
 
 	if (transfer->state != HTTP_FINISHED)
 	{
-		loop_remove(transfer);
+		loop_abort(transfer);
 		transfer->batch->in_flight--;
 	}
 	if (transfer->endpoint != NULL)

@@ -13,9 +13,8 @@
  *		... read request ...
  *		http_release(request);
  *
- * http_start() is http_prepare(), which needs the settings, and http_begin(),
- * which may come later.  When the context is reset or deleted, by an error
- * too, whatever the batch still has in flight is aborted.
+ * When the context is reset or deleted, by an error too, whatever the batch
+ * still has in flight is aborted.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -55,7 +54,7 @@ typedef struct HttpRequest
 	int			retry_after;	/* seconds, -1 if not said */
 	char	   *body;			/* malloc'd and terminated, NULL if empty */
 	size_t		body_len;
-	int64		started;		/* monotonic_us() of http_begin() */
+	int64		started;		/* monotonic_us() of http_start() */
 	int64		elapsed;		/* start to end, microseconds */
 	int			attempts;		/* times that it was sent, or begun to be; a
 								 * request that the gateway refused to process
@@ -64,10 +63,6 @@ typedef struct HttpRequest
 } HttpRequest;
 
 extern HttpBatch *http_batch_create(MemoryContext context);
-extern HttpRequest *http_prepare(HttpBatch *batch,
-								 const ServerSettings *settings,
-								 const char *path, void *tag);
-extern void http_begin(HttpRequest *request);
 extern HttpRequest *http_start(HttpBatch *batch,
 							   const ServerSettings *settings,
 							   const char *path, void *tag);

@@ -35,13 +35,13 @@
 	((code) == CURLE_PEER_FAILED_VERIFICATION || (code) == CURLE_SSL_CACERT)
 
 /*
- * Trust the authorities of a PEM text, NULL for the system's.
+ * Trust the authorities of a file and nobody else, or (NULL) the system's.
  *
- * libcurl with OpenSSL keeps the certificates that it has parsed, for all
- * connections of a multi handle (7.87), but only those of a file, and before
- * 8.2x only if there is no folder beside it.  To parse a bundle of 140 takes 8
- * to 30 ms.  So a text has a file, which "path" names, and the system's folder
- * is left out where the system has a file, too (known from 7.84 on).
+ * libcurl with OpenSSL keeps the certificates of a file, once it has parsed
+ * them, for all connections of a multi handle (7.87), but before 8.2x only if
+ * there is no folder beside it.  A bundle of 140 takes 8 to 30 ms.  So the
+ * system's folder is left out where the system has a file, too (known from
+ * 7.84 on).
  */
 #if CURL_AT_LEAST_VERSION(7, 87, 0)
 #define COMPAT_KEEPS_CERTIFICATES true
@@ -50,20 +50,11 @@
 #endif
 
 static inline CURLcode
-compat_set_authorities(CURL *easy, char *pem, size_t len, const char *path)
+compat_set_authorities(CURL *easy, const char *path)
 {
 	CURLcode	code = CURLE_OK;
 
-#if CURL_AT_LEAST_VERSION(7, 87, 0)
-	if (pem == NULL)
-	{
-		char	   *file = NULL;
-
-		(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, &file);
-		if (file != NULL)
-			code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
-	}
-	else if (path != NULL)
+	if (path != NULL)
 	{
 		code = curl_easy_setopt(easy, CURLOPT_CAINFO, path);
 		if (code == CURLE_OK)
@@ -74,19 +65,11 @@ compat_set_authorities(CURL *easy, char *pem, size_t len, const char *path)
 			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAPATH, NULL);
 		return code;
 	}
+#if CURL_AT_LEAST_VERSION(7, 87, 0)
+	(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, (char **) &path);
+	if (path != NULL)
+		code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
 #endif
-	if (pem != NULL)
-	{
-#if CURL_AT_LEAST_VERSION(7, 77, 0)
-		struct curl_blob blob = {pem, len, CURL_BLOB_NOCOPY};
-
-		code = curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
-		if (code == CURLE_OK)
-			code = curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO_BLOB, &blob);
-#else
-		code = CURLE_UNKNOWN_OPTION;
-#endif
-	}
 	return code;
 }
 

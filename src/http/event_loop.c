@@ -18,7 +18,7 @@
 #include "storage/latch.h"
 
 #include "compat.h"
-#include "http/event_loop.h"
+#include "http/internal.h"
 
 static WaitEventSet *set = NULL;
 static bool set_complete = false;

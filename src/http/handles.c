@@ -45,50 +45,41 @@ static HttpAuthorities *all_authorities = NULL;
  */
 
 /*
- * Have a file in memory hold a PEM text, so that libcurl parses it once and
- * not for each connection.  libcurl knows it by its name, that is by its
- * descriptor, which therefore stays open.  Without a descriptor it goes
- * without.
+ * The authorities of a PEM text; NULL without memory or a descriptor.
+ *
+ * libcurl gets them as a file, and knows that by its name, that is by its
+ * descriptor, which therefore stays open: a text in memory it would parse for
+ * each connection.
  */
-static void
-authorities_make_file(HttpAuthorities *made)
-{
-	if (!COMPAT_KEEPS_CERTIFICATES || !AcquireExternalFD())
-		return;
-	made->fd = memfd_create("anyvod_ca", MFD_CLOEXEC);
-	if (made->fd >= 0 &&
-		write(made->fd, made->pem, made->len) == (ssize_t) made->len)
-	{
-		snprintf(made->path, sizeof(made->path), "/proc/self/fd/%d", made->fd);
-		return;
-	}
-	if (made->fd >= 0)
-		close(made->fd);
-	made->fd = -1;
-	ReleaseExternalFD();
-}
-
-/* The authorities of a PEM text; NULL without memory. */
-static HttpAuthorities *
+static const HttpAuthorities *
 authorities_get(const char *pem, size_t len)
 {
 	HttpAuthorities *made;
+	int			fd;
 
 	for (made = all_authorities; made != NULL; made = made->next)
 	{
 		if (made->len == len && memcmp(made->pem, pem, len) == 0)
 			return made;
 	}
-	made = calloc(1, sizeof(HttpAuthorities));
-	if (made == NULL || (made->pem = malloc(len)) == NULL)
+	made = malloc(offsetof(HttpAuthorities, pem) + len);
+	if (made == NULL || !AcquireExternalFD())
 	{
 		free(made);
 		return NULL;
 	}
+	fd = memfd_create("anyvod_ca", MFD_CLOEXEC);
+	if (fd < 0 || write(fd, pem, len) != (ssize_t) len)
+	{
+		if (fd >= 0)
+			close(fd);
+		ReleaseExternalFD();
+		free(made);
+		return NULL;
+	}
+	snprintf(made->path, sizeof(made->path), "/proc/self/fd/%d", fd);
 	memcpy(made->pem, pem, len);
 	made->len = len;
-	made->fd = -1;
-	authorities_make_file(made);
 	made->next = all_authorities;
 	all_authorities = made;
 	return made;
@@ -117,6 +108,14 @@ endpoint_pop_handle(HttpEndpoint *endpoint)
 	return handle;
 }
 
+static void
+endpoint_push_handle(HttpEndpoint *endpoint, HttpHandle *handle)
+{
+	handle->next = endpoint->idle;
+	endpoint->idle = handle;
+	n_idle++;
+}
+
 /* Free an endpoint that no transfer uses. */
 static void
 endpoint_free(HttpEndpoint *endpoint)
@@ -133,26 +132,7 @@ endpoint_free(HttpEndpoint *endpoint)
 	free(endpoint);
 }
 
-/* Free the least recently used endpoint that no transfer uses. */
-static void
-endpoint_evict(void)
-{
-	dlist_iter	iter;
-
-	dlist_reverse_foreach(iter, &endpoints)
-	{
-		HttpEndpoint *endpoint = dlist_container(HttpEndpoint, node, iter.cur);
-
-		if (endpoint->in_use > 0)
-			continue;
-		dlist_delete(&endpoint->node);
-		n_endpoints--;
-		endpoint_free(endpoint);
-		return;
-	}
-}
-
-/* Append to a header list; false, and the list as it was, without memory. */
+/* Append to the headers; false, and they as they were, without memory. */
 static bool
 endpoint_add_header(HttpEndpoint *endpoint, const char *header)
 {
@@ -165,37 +145,30 @@ endpoint_add_header(HttpEndpoint *endpoint, const char *header)
 }
 
 /*
- * Make the headers, the one place where the key goes.  (The first one keeps
- * libcurl from asking for a compressed response, which it could read.)
+ * Make the headers, the one place where the key goes; false without memory.
+ * (An empty Accept-Encoding keeps libcurl from asking for a compressed
+ * response, which it could read.)
  */
 static bool
 endpoint_set_headers(HttpEndpoint *endpoint, const char *api_key)
 {
 	static const char scheme[] = "Authorization: Bearer ";
-	struct curl_slist *last;
-	size_t		size;
 	char	   *header;
 	bool		ok;
 
-	if (!endpoint_add_header(endpoint, "Accept-Encoding:") ||
-		!endpoint_add_header(endpoint, "Accept: application/json"))
-		return false;
-	if (api_key == NULL)
-		return true;
-	size = sizeof(scheme) + strlen(api_key);
-	header = malloc(size);
-	if (header == NULL)
-		return false;
-	snprintf(header, size, "%s%s", scheme, api_key);
-	ok = endpoint_add_header(endpoint, header);
-	explicit_bzero(header, size);
-	free(header);
-	if (!ok)
-		return false;
-	for (last = endpoint->headers; last->next != NULL;)
-		last = last->next;
-	endpoint->api_key = last->data + sizeof(scheme) - 1;
-	return true;
+	if (api_key != NULL)
+	{
+		if (asprintf(&header, "%s%s", scheme, api_key) < 0)
+			return false;
+		ok = endpoint_add_header(endpoint, header);
+		explicit_bzero(header, strlen(header));
+		free(header);
+		if (!ok)
+			return false;
+		endpoint->api_key = endpoint->headers->data + strlen(scheme);
+	}
+	return endpoint_add_header(endpoint, "Accept-Encoding:") &&
+		endpoint_add_header(endpoint, "Accept: application/json");
 }
 
 /* Copy what settings say into a new endpoint; NULL without memory. */
@@ -239,6 +212,7 @@ HttpEndpoint *
 endpoint_get(const ServerSettings *settings)
 {
 	HttpEndpoint *endpoint;
+	HttpEndpoint *made;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &endpoints)
@@ -252,34 +226,29 @@ endpoint_get(const ServerSettings *settings)
 			return endpoint;
 		}
 	}
-	endpoint = endpoint_create(settings);
-	if (endpoint == NULL)
+	made = endpoint_create(settings);
+	if (made == NULL)
 		return NULL;
-	if (n_endpoints >= MAX_ENDPOINTS)
-		endpoint_evict();
-	dlist_push_head(&endpoints, &endpoint->node);
-	n_endpoints++;
-	return endpoint;
+	dlist_push_head(&endpoints, &made->node);
+	if (++n_endpoints <= MAX_ENDPOINTS)
+		return made;
+	dlist_reverse_foreach(iter, &endpoints)
+	{
+		endpoint = dlist_container(HttpEndpoint, node, iter.cur);
+		if (endpoint == made || endpoint->in_use > 0)
+			continue;
+		dlist_delete(&endpoint->node);
+		endpoint_free(endpoint);
+		n_endpoints--;
+		break;
+	}
+	return made;
 }
 
 
 /*
  * Handles
  */
-
-/* Options that say whom to trust. */
-static CURLcode
-handle_set_trust(CURL *easy, const HttpAuthorities *from)
-{
-	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	HTTP_SET(easy, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	if (from == NULL)
-		return compat_set_authorities(easy, NULL, 0, NULL);
-	return compat_set_authorities(easy, from->pem, from->len,
-								  from->fd >= 0 ? from->path : NULL);
-}
 
 /*
  * Options that all requests have.  CURLOPT_PROXY is always set, to "" if
@@ -306,7 +275,11 @@ handle_set_common(CURL *easy, HttpEndpoint *endpoint)
 	HTTP_SET(easy, CURLOPT_PIPEWAIT, 1L);
 	if (!endpoint->tls)
 		HTTP_SET(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
-	return compat_set_safety(easy);
+	HTTP_SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	HTTP_SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	HTTP_SET(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	HTTP_SET(easy, CURLOPT_PROXY_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	return CURLE_OK;
 }
 
 /* Have libcurl call us about what a handle does. */
@@ -325,26 +298,32 @@ handle_set_callbacks(HttpHandle *handle)
 	return compat_set_on_send(easy, loop_on_send, handle);
 }
 
-/* Make a handle; NULL if that fails, and "code" says why. */
-static HttpHandle *
-handle_create(HttpEndpoint *endpoint, CURLcode *code)
+/* Make a handle, the endpoint's first idle one; or say why that fails. */
+static CURLcode
+endpoint_add_handle(HttpEndpoint *endpoint)
 {
 	HttpHandle *handle = calloc(1, sizeof(HttpHandle));
+	CURLcode	code = CURLE_OUT_OF_MEMORY;
 
-	*code = CURLE_OUT_OF_MEMORY;
 	if (handle == NULL)
-		return NULL;
+		return code;
 	handle->easy = curl_easy_init();
 	if (handle->easy != NULL)
-		*code = handle_set_common(handle->easy, endpoint);
-	if (*code == CURLE_OK)
-		*code = handle_set_trust(handle->easy, endpoint->authorities);
-	if (*code == CURLE_OK)
-		*code = handle_set_callbacks(handle);
-	if (*code == CURLE_OK)
-		return handle;
-	handle_free(handle);
-	return NULL;
+		code = handle_set_common(handle->easy, endpoint);
+	if (code == CURLE_OK)
+		code = compat_set_authorities(handle->easy,
+									  endpoint->authorities ?
+										  endpoint->authorities->path :
+										  NULL);
+	if (code == CURLE_OK)
+		code = compat_set_safety(handle->easy);
+	if (code == CURLE_OK)
+		code = handle_set_callbacks(handle);
+	if (code == CURLE_OK)
+		endpoint_push_handle(endpoint, handle);
+	else
+		handle_free(handle);
+	return code;
 }
 
 /* Point a handle at a transfer's URL, and give it the time that is left. */
@@ -365,42 +344,42 @@ handle_set_transfer(HttpHandle *handle, HttpTransfer *transfer)
 }
 
 /*
- * A handle that will send the request of a transfer, which has been
- * dispatched; NULL if there is none, and "code" says why.
+ * Give a transfer, which is being dispatched, a handle that will send its
+ * request; or say why there is none.
  */
-HttpHandle *
-endpoint_take_handle(HttpEndpoint *endpoint, HttpTransfer *transfer,
-					 CURLcode *code)
+CURLcode
+endpoint_take_handle(HttpEndpoint *endpoint, HttpTransfer *transfer)
 {
+	CURLcode	code = CURLE_OK;
 	HttpHandle *handle;
 
-	handle = endpoint->idle != NULL ?
-		endpoint_pop_handle(endpoint) :
-		handle_create(endpoint, code);
-	if (handle == NULL)
-		return NULL;
-	*code = handle_set_transfer(handle, transfer);
-	if (*code == CURLE_OK)
-		return handle;
-	handle_free(handle);
-	return NULL;
+	if (endpoint->idle == NULL)
+		code = endpoint_add_handle(endpoint);
+	if (code != CURLE_OK)
+		return code;
+	handle = endpoint_pop_handle(endpoint);
+	code = handle_set_transfer(handle, transfer);
+	if (code == CURLE_OK)
+		transfer->handle = handle;
+	else
+		handle_free(handle);
+	return code;
 }
 
 /*
- * Take back a handle.  One whose transfer came to its end serves another; one
- * whose transfer was aborted does not.
+ * Take the handle of a transfer back.  One whose transfer came to its end
+ * serves another; one whose transfer was aborted does not.
  */
 void
-endpoint_return_handle(HttpEndpoint *endpoint, HttpHandle *handle,
+endpoint_return_handle(HttpEndpoint *endpoint, HttpTransfer *transfer,
 					   bool reusable)
 {
-	if (!reusable || n_idle >= Max(loop_max_connections(), MIN_IDLE_HANDLES))
-	{
-		handle_free(handle);
-		return;
-	}
+	HttpHandle *handle = transfer->handle;
+
+	transfer->handle = NULL;
 	handle->transfer = NULL;
-	handle->next = endpoint->idle;
-	endpoint->idle = handle;
-	n_idle++;
+	if (reusable && n_idle < Max(loop_max_connections(), MIN_IDLE_HANDLES))
+		endpoint_push_handle(endpoint, handle);
+	else
+		handle_free(handle);
 }

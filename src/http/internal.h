@@ -9,12 +9,9 @@
  *
  * A transfer is a request and what libcurl needs of it:
  *
- *		http_prepare()
- *		    |
- *		PREPARED
- *		    | http_begin()
- *		    v                                 refused by the gateway before
- *		 QUEUED <--------------------------+  it was processed: sent again
+ *		  | http_start()                    refused by the gateway before
+ *		  v                                 it was processed: sent again
+ *		 QUEUED <--------------------------+
  *		  |   | loop_dispatch()            |
  *		  |   v                            |
  *		  | CONNECTING --------------------+  has no connection yet
@@ -34,7 +31,7 @@
 #define ANYVOD_HTTP_INTERNAL_H
 
 #include <curl/curl.h>
-#include <signal.h>
+#include <sys/epoll.h>
 
 #include "http/client.h"
 #include "http/curl_compat.h"
@@ -54,7 +51,6 @@
 
 typedef enum HttpState
 {
-	HTTP_PREPARED,
 	HTTP_QUEUED,
 	HTTP_CONNECTING,
 	HTTP_SENT,
@@ -95,14 +91,16 @@ typedef struct HttpHandle
 	char		error[CURL_ERROR_SIZE]; /* libcurl's message */
 } HttpHandle;
 
-/* Whom to trust: a PEM text, which endpoints share.  It is never freed. */
+/*
+ * Whom to trust: a PEM text, which endpoints share, and a file in memory that
+ * has it.  It is never freed.
+ */
 typedef struct HttpAuthorities
 {
 	struct HttpAuthorities *next;
-	char	   *pem;
+	char		path[32];		/* of the file */
 	size_t		len;
-	int			fd;				/* of a file in memory, -1: none */
-	char		path[32];		/* of that */
+	char		pem[FLEXIBLE_ARRAY_MEMBER];
 } HttpAuthorities;
 
 /* Where the requests of one ServerSettings go, and what they have in common. */
@@ -120,7 +118,7 @@ typedef struct HttpEndpoint
 	char	   *url;			/* base URL, room for a path behind it */
 	size_t		base_len;		/* length of the base URL */
 	char	   *proxy;			/* "" if none: never the environment's */
-	HttpAuthorities *authorities;	/* NULL: the system's */
+	const HttpAuthorities *authorities; /* NULL: the system's */
 	int			timeout;		/* milliseconds */
 	int			connect_timeout;	/* milliseconds */
 	size_t		max_response_size;	/* bytes */
@@ -176,18 +174,22 @@ struct HttpBatch
 	MemoryContextCallback callback;
 };
 
+/* event_loop.c: a mask of epoll's (EPOLLIN, ...) says what is waited for */
+extern void event_loop_create(void);
+extern bool event_loop_set(int fd, uint32 from, uint32 to);
+extern uint32 event_loop_wait(long timeout_ms);
+extern int	event_loop_take(struct epoll_event *events, int max);
+
 /* client.c */
 extern void transfer_finish(HttpTransfer *transfer);
 extern size_t transfer_on_body(char *data, size_t one, size_t len, void *arg);
 
 /* multi.c */
 extern HttpMulti *multi_get(HttpEndpoint *endpoint);
-extern bool multi_reserve(HttpMulti *multi);
 extern void multi_act(HttpMulti *multi, curl_socket_t fd, int mask);
 extern int64 multi_next_timer(void);
 extern bool multi_run_timers(int64 until);
 extern void multi_close_old(void);
-extern void multi_give_back(const HttpMulti *lacking);
 extern curl_socket_t socket_on_open(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
 extern int	socket_on_close(void *arg, curl_socket_t fd);
@@ -199,7 +201,7 @@ extern void socket_close_idle(void);
 extern void loop_init(void);
 extern int	loop_max_connections(void);
 extern void loop_begin(HttpTransfer *transfer, bool first);
-extern void loop_remove(HttpTransfer *transfer);
+extern void loop_abort(HttpTransfer *transfer);
 extern void loop_set_deadline(HttpTransfer *transfer, int64 deadline);
 extern int	loop_on_send(void *arg, char *to, char *from, int to_port,
 						 int from_port);
@@ -207,15 +209,13 @@ extern void loop_end_transfer(HttpTransfer *transfer, CURLcode code);
 
 /* handles.c */
 extern HttpEndpoint *endpoint_get(const ServerSettings *settings);
-extern HttpHandle *endpoint_take_handle(HttpEndpoint *endpoint,
-										HttpTransfer *transfer,
-										CURLcode *code);
-extern void endpoint_return_handle(HttpEndpoint *endpoint, HttpHandle *handle,
-								   bool reusable);
+extern CURLcode endpoint_take_handle(HttpEndpoint *endpoint,
+									 HttpTransfer *transfer);
+extern void endpoint_return_handle(HttpEndpoint *endpoint,
+								   HttpTransfer *transfer, bool reusable);
 
 /* result.c */
 extern void result_take(HttpTransfer *transfer, CURLcode code);
-extern void result_not_started(HttpTransfer *transfer, CURLcode why);
 extern bool result_is_refused(const HttpTransfer *transfer, CURLcode code);
 extern void result_redact(HttpTransfer *transfer);
 

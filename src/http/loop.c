@@ -34,7 +34,6 @@
 
 #include "clock.h"
 #include "compat.h"
-#include "http/event_loop.h"
 #include "http/internal.h"
 
 /* How long libcurl may work before interrupts are checked. */
@@ -118,6 +117,7 @@ transfer_on_sent(HttpTransfer *transfer)
 {
 	HttpEndpoint *endpoint = transfer->endpoint;
 
+	transfer->request.attempts++;
 	if (transfer->state != HTTP_CONNECTING)
 		return;
 	dlist_delete(&transfer->loop_node);
@@ -134,10 +134,7 @@ transfer_on_sent(HttpTransfer *transfer)
 int
 loop_on_send(void *arg, char *to, char *from, int to_port, int from_port)
 {
-	HttpTransfer *transfer = ((HttpHandle *) arg)->transfer;
-
-	transfer->request.attempts++;
-	transfer_on_sent(transfer);
+	transfer_on_sent(((HttpHandle *) arg)->transfer);
 	return COMPAT_SEND_OK;
 }
 
@@ -157,10 +154,8 @@ endpoint_look_for_sent(HttpEndpoint *endpoint)
 
 		(void) curl_easy_getinfo(transfer->handle->easy,
 								 CURLINFO_PRETRANSFER_TIME_T, &sent);
-		if (sent == 0)
-			continue;
-		transfer->request.attempts++;
-		transfer_on_sent(transfer);
+		if (sent != 0)
+			transfer_on_sent(transfer);
 	}
 }
 
@@ -174,11 +169,11 @@ static void
 transfer_leave_libcurl(HttpTransfer *transfer, bool ended)
 {
 	HttpEndpoint *endpoint = transfer->endpoint;
-	HttpHandle *handle = transfer->handle;
+	CURL	   *easy = transfer->handle->easy;
 
 	if (!ended)
-		(void) curl_easy_setopt(handle->easy, CURLOPT_FORBID_REUSE, 1L);
-	(void) curl_multi_remove_handle(transfer->multi->curl, handle->easy);
+		(void) curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
+	(void) curl_multi_remove_handle(transfer->multi->curl, easy);
 	loop.in_flight--;
 	transfer->multi->in_flight--;
 	endpoint->in_flight--;
@@ -186,9 +181,8 @@ transfer_leave_libcurl(HttpTransfer *transfer, bool ended)
 		dlist_delete(&transfer->loop_node);
 	else
 		endpoint->sent--;
-	transfer->handle = NULL;
 	transfer->multi = NULL;
-	endpoint_return_handle(endpoint, handle, ended);
+	endpoint_return_handle(endpoint, transfer, ended);
 }
 
 static int
@@ -255,29 +249,37 @@ loop_dequeue(HttpTransfer *transfer)
 		dlist_delete(&endpoint->queued_node);
 }
 
-/* Take a transfer that has not finished out of the loop: it is aborted. */
-void
-loop_remove(HttpTransfer *transfer)
+/* Take a transfer out of the loop, which has "ended" or is aborted. */
+static void
+loop_take_out(HttpTransfer *transfer, bool ended)
 {
-	sigset_t	saved;
-
-	if (transfer->state == HTTP_PREPARED)
-		return;
 	pairingheap_remove(&deadlines, &transfer->deadline_node);
 	if (transfer->state == HTTP_QUEUED)
 		loop_dequeue(transfer);
 	else
-	{
-		loop_block_signals(&saved);
-		transfer_leave_libcurl(transfer, false);
-		loop_restore_signals(&saved);
-	}
+		transfer_leave_libcurl(transfer, ended);
 }
 
-static void
-loop_finish(HttpTransfer *transfer)
+/* Abort a transfer that has not finished. */
+void
+loop_abort(HttpTransfer *transfer)
 {
-	pairingheap_remove(&deadlines, &transfer->deadline_node);
+	sigset_t	saved;
+
+	loop_block_signals(&saved);
+	loop_take_out(transfer, false);
+	loop_restore_signals(&saved);
+}
+
+/*
+ * A transfer that libcurl does not have, or has not finished, ends with this
+ * code.
+ */
+static void
+loop_fail(HttpTransfer *transfer, CURLcode code)
+{
+	result_take(transfer, code);
+	loop_take_out(transfer, false);
 	loop.finished = true;
 	transfer_finish(transfer);
 }
@@ -355,22 +357,15 @@ loop_end_transfer(HttpTransfer *transfer, CURLcode code)
 	if (transfer->request.result == HTTP_TIMED_OUT &&
 		transfer->multi->kind == HTTP_KIND_MULTIPLEXED)
 		socket_close_of(transfer, transfer->request.started);
-	transfer_leave_libcurl(transfer, true);
-	loop_finish(transfer);
+	loop_take_out(transfer, true);
+	loop.finished = true;
+	transfer_finish(transfer);
 }
 
 
 /*
  * The queue
  */
-
-/* A transfer that cannot be handed to libcurl has finished. */
-static void
-loop_refuse(HttpTransfer *transfer, CURLcode why)
-{
-	result_not_started(transfer, why);
-	loop_finish(transfer);
-}
 
 /*
  * May libcurl have another request of an endpoint?  Not while its first
@@ -381,13 +376,12 @@ loop_refuse(HttpTransfer *transfer, CURLcode why)
 static bool
 endpoint_may_dispatch(HttpEndpoint *endpoint, int64 now)
 {
-	const HttpAuthorities *from = endpoint->authorities;
 	int			weight = 1;
 	int			n = 0;
 	dlist_iter	iter;
 
-	if (from != NULL && from->fd < 0)
-		weight += from->len / CA_SIZE_OF_HANDSHAKE;
+	if (endpoint->authorities != NULL && !COMPAT_KEEPS_CERTIFICATES)
+		weight += endpoint->authorities->len / CA_SIZE_OF_HANDSHAKE;
 	if (endpoint->in_flight >= endpoint->window)
 		return false;
 	if (!endpoint->tls || endpoint->kind == HTTP_KIND_MULTIPLEXED)
@@ -419,36 +413,27 @@ endpoint_dispatch(HttpEndpoint *endpoint, int64 now)
 	HttpTransfer *transfer = dlist_head_element(HttpTransfer, loop_node,
 												&endpoint->queue);
 	HttpMulti  *multi = multi_get(endpoint);
-	CURLcode	code = CURLE_OUT_OF_MEMORY;
-	HttpHandle *handle;
+	CURLcode	code;
 
-	if (multi == NULL || !multi_reserve(multi))
+	if (multi == NULL && loop.in_flight > 0)
+		return false;
+	transfer->denied = multi == NULL;
+	transfer->dispatched = now;
+	transfer->number = ++loop.number;
+	code = multi == NULL ? CURLE_COULDNT_CONNECT :
+						   endpoint_take_handle(endpoint, transfer);
+	if (code == CURLE_OK &&
+		curl_multi_add_handle(multi->curl, transfer->handle->easy) != CURLM_OK)
 	{
-		multi_give_back(multi);
-		multi = multi_get(endpoint);
+		endpoint_return_handle(endpoint, transfer, false);
+		code = CURLE_OUT_OF_MEMORY;
 	}
-	if (multi == NULL || !multi_reserve(multi))
+	if (code != CURLE_OK)
 	{
-		if (loop.in_flight > 0)
-			return false;
-		transfer->denied = true;
-		loop_dequeue(transfer);
-		loop_refuse(transfer, CURLE_COULDNT_CONNECT);
+		loop_fail(transfer, code);
 		return true;
 	}
 	loop_dequeue(transfer);
-	transfer->dispatched = now;
-	transfer->number = ++loop.number;
-	handle = endpoint_take_handle(endpoint, transfer, &code);
-	if (handle == NULL ||
-		curl_multi_add_handle(multi->curl, handle->easy) != CURLM_OK)
-	{
-		if (handle != NULL)
-			endpoint_return_handle(endpoint, handle, false);
-		loop_refuse(transfer, code == CURLE_OK ? CURLE_OUT_OF_MEMORY : code);
-		return true;
-	}
-	transfer->handle = handle;
 	transfer->multi = multi;
 	transfer->state = HTTP_CONNECTING;
 	dlist_push_tail(&endpoint->connecting, &transfer->loop_node);
@@ -472,17 +457,7 @@ loop_expire(void)
 
 		if (transfer->deadline > monotonic_us())
 			break;
-		if (transfer->state == HTTP_QUEUED)
-		{
-			loop_dequeue(transfer);
-			loop_refuse(transfer, CURLE_OPERATION_TIMEDOUT);
-		}
-		else
-		{
-			result_take(transfer, CURLE_OPERATION_TIMEDOUT);
-			transfer_leave_libcurl(transfer, false);
-			loop_finish(transfer);
-		}
+		loop_fail(transfer, CURLE_OPERATION_TIMEDOUT);
 	}
 }
 

@@ -29,7 +29,6 @@
 #include "storage/fd.h"
 
 #include "clock.h"
-#include "http/event_loop.h"
 #include "http/internal.h"
 
 /* How long a multi handle takes new requests. */
@@ -216,27 +215,14 @@ socket_on_wanted(CURL *easy, curl_socket_t fd, int what, void *arg,
 	}
 	return 0;
 }
-
 /*
- * Something has come to a connection that is idle: its end, most likely.  If
- * it is a response that nobody requested, libcurl would take it for that to
- * the next request, so no request may go there any more.  (HTTP/2 says what a
- * response is for, and has more to say than responses.)
+ * An event of epoll's has come at a descriptor.
+ *
+ * At a connection that is idle it is its end, most likely.  If it is a response
+ * that nobody requested, libcurl would take it for that to the next request,
+ * so no request may go there any more.  (HTTP/2 says what a response is for,
+ * and has more to say than responses.)
  */
-static void
-socket_on_idle_event(int fd, uint32 events)
-{
-	HttpSocket *socket = &sockets[fd];
-	bool		close = socket->serial ||
-		(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
-
-	(void) socket_poll(fd, close || !socket->ours ? 0 : EPOLLRDHUP);
-	if (close && socket->ours)
-		(void) shutdown(fd, SHUT_RDWR);
-}
-
-
-/* An event of epoll's has come at a descriptor. */
 void
 socket_on_event(int fd, uint32 events)
 {
@@ -245,7 +231,12 @@ socket_on_event(int fd, uint32 events)
 
 	if (socket->wanted == 0)
 	{
-		socket_on_idle_event(fd, events);
+		bool		close = socket->serial ||
+			(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+
+		(void) socket_poll(fd, close || !socket->ours ? 0 : EPOLLRDHUP);
+		if (close && socket->ours)
+			(void) shutdown(fd, SHUT_RDWR);
 		return;
 	}
 	socket->active_at = monotonic_us();
@@ -373,28 +364,6 @@ multi_open(HttpKind kind)
 	return multi;
 }
 
-/*
- * The multi handle that takes the next request of an endpoint, NULL if there is
- * none.  Where HTTP/2 was possible, the first of several requests goes where
- * the first connection is.
- */
-HttpMulti *
-multi_get(HttpEndpoint *endpoint)
-{
-	HttpKind	kind = endpoint->kind == HTTP_KIND_SERIAL &&
-			   (!endpoint->tls || endpoint->in_flight > 0) ?
-		HTTP_KIND_SERIAL :
-		HTTP_KIND_MULTIPLEXED;
-	HttpMulti **place = &current[kind == HTTP_KIND_MULTIPLEXED];
-	HttpMulti  *made = NULL;
-
-	if (*place == NULL || monotonic_us() - (*place)->created > MULTI_MAX_AGE)
-		made = multi_open(kind);
-	if (made != NULL)
-		*place = made;
-	return *place;
-}
-
 /* Close the multi handles that have no request and take none any more. */
 void
 multi_close_old(void)
@@ -413,10 +382,17 @@ multi_close_old(void)
 	}
 }
 
-/* Tell a multi handle how many connections it may have. */
+/*
+ * Let a multi handle have so many connections, or as many as there are
+ * descriptors for.
+ */
 static void
-multi_set_connections(HttpMulti *multi)
+multi_resize(HttpMulti *multi, int connections)
 {
+	while (multi->connections < connections && AcquireExternalFD())
+		multi->connections++;
+	for (; multi->connections > connections; multi->connections--)
+		ReleaseExternalFD();
 	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_TOTAL_CONNECTIONS,
 							 (long) multi->connections);
 	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAXCONNECTS,
@@ -427,7 +403,7 @@ multi_set_connections(HttpMulti *multi)
  * Give back the descriptors of idle connections, for a multi handle that lacks
  * them (NULL: that could not be made).
  */
-void
+static void
 multi_give_back(const HttpMulti *lacking)
 {
 	dlist_iter	iter;
@@ -443,11 +419,8 @@ multi_give_back(const HttpMulti *lacking)
 	{
 		HttpMulti  *multi = dlist_container(HttpMulti, node, iter.cur);
 
-		if (multi == lacking || multi->connections <= multi->in_flight)
-			continue;
-		for (; multi->connections > multi->in_flight; multi->connections--)
-			ReleaseExternalFD();
-		multi_set_connections(multi);
+		if (multi != lacking && multi->connections > multi->in_flight)
+			multi_resize(multi, multi->in_flight);
 	}
 }
 
@@ -456,25 +429,52 @@ multi_give_back(const HttpMulti *lacking)
  * each request, or fewer if they share them.  Returns false if the descriptor
  * for it is not to be had.
  */
-bool
+static bool
 multi_reserve(HttpMulti *multi)
 {
 	int			n = multi->in_flight + 1;
 	int			wanted = multi->kind == HTTP_KIND_SERIAL ?
 		n :
 		Min(n, MULTIPLEXED_HOSTS + n / STREAMS);
-	int			before = multi->connections;
 
-	while (multi->connections < wanted && AcquireExternalFD())
-		multi->connections++;
-	if (multi->connections == before)
-		return before >= wanted ||
-			(before > 0 && multi->kind == HTTP_KIND_MULTIPLEXED);
-	multi_set_connections(multi);
-	if (multi->kind == HTTP_KIND_MULTIPLEXED)
-		(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_HOST_CONNECTIONS,
-								 (long) Max((n + STREAMS - 1) / STREAMS, 2));
-	return true;
+	if (multi->connections >= wanted)
+		return true;
+	multi_resize(multi, wanted);
+	if (multi->kind == HTTP_KIND_SERIAL)
+		return multi->connections >= wanted;
+	(void) curl_multi_setopt(multi->curl, CURLMOPT_MAX_HOST_CONNECTIONS,
+							 (long) Max((n + STREAMS - 1) / STREAMS, 2));
+	return multi->connections > 0;
+}
+
+/*
+ * The multi handle that takes the next request of an endpoint; NULL if there is
+ * no descriptor or no memory for it.  Where HTTP/2 was possible, the first of
+ * several requests goes where the first connection is.
+ */
+HttpMulti *
+multi_get(HttpEndpoint *endpoint)
+{
+	HttpKind	kind = endpoint->kind == HTTP_KIND_SERIAL &&
+			   (!endpoint->tls || endpoint->in_flight > 0) ?
+		HTTP_KIND_SERIAL :
+		HTTP_KIND_MULTIPLEXED;
+	HttpMulti **place = &current[kind == HTTP_KIND_MULTIPLEXED];
+
+	for (int tries = 0; tries < 2; tries++)
+	{
+		bool		old = *place == NULL ||
+			monotonic_us() - (*place)->created > MULTI_MAX_AGE;
+		HttpMulti  *made = old ? multi_open(kind) : NULL;
+
+		if (made != NULL)
+			*place = made;
+		if (*place != NULL && multi_reserve(*place))
+			return *place;
+		if (tries == 0)
+			multi_give_back(*place);
+	}
+	return NULL;
 }
 
 /* Have libcurl see to a socket, or to what is due (CURL_SOCKET_TIMEOUT). */

@@ -49,70 +49,38 @@ result_number(CURL *easy, CURLINFO which)
 	return number;
 }
 
-/* Has a socket of the transfer been connected? */
-static bool
-result_connected(const HttpTransfer *transfer, CURLcode code)
-{
-	CURL	   *easy = transfer->handle->easy;
-
-	if (transfer->request.connected ||
-		result_number(easy, CURLINFO_HTTP_CONNECTCODE) != 0 ||
-		result_time(easy, CURLINFO_CONNECT_TIME_T) > 0)
-		return true;
-	return transfer->opened && code != CURLE_COULDNT_CONNECT &&
-		code != CURLE_OPERATION_TIMEDOUT;
-}
-
-/*
- * Has the request been sent?  The size alone would count what asks a proxy for
- * a tunnel, and the time alone is filled in by some versions when a transfer
- * has failed.
- */
-static bool
-result_sent(const HttpTransfer *transfer)
-{
-	CURL	   *easy = transfer->handle->easy;
-
-	return result_number(easy, CURLINFO_REQUEST_SIZE) > 0 &&
-		result_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0;
-}
-
 /* How far did a transfer come? */
 static HttpPhase
 result_phase(const HttpTransfer *transfer, CURLcode code)
 {
-	const HttpEndpoint *endpoint = transfer->endpoint;
 	CURL	   *easy = transfer->handle->easy;
+	long		at_proxy = result_number(easy, CURLINFO_HTTP_CONNECTCODE);
+	bool		connected = transfer->request.connected || at_proxy != 0 ||
+		result_time(easy, CURLINFO_CONNECT_TIME_T) > 0 ||
+		(transfer->opened && code != CURLE_COULDNT_CONNECT &&
+				code != CURLE_OPERATION_TIMEDOUT);
 
 	if (code == CURLE_COULDNT_RESOLVE_HOST ||
 		code == CURLE_COULDNT_RESOLVE_PROXY)
 		return HTTP_PHASE_DNS;
-	if (result_sent(transfer) && code != CURLE_COULDNT_CONNECT)
-		return HTTP_PHASE_RESPONSE;
-	if (result_connected(transfer, code))
-	{
-		if (endpoint->proxy[0] != '\0' &&
-			result_number(easy, CURLINFO_HTTP_CONNECTCODE) / 100 != 2)
-			return HTTP_PHASE_PROXY;
-		return endpoint->tls ? HTTP_PHASE_TLS : HTTP_PHASE_RESPONSE;
-	}
-	if (code == CURLE_COULDNT_CONNECT ||
-		result_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0)
-		return HTTP_PHASE_CONNECT;
-	return HTTP_PHASE_DNS;
-}
 
-/*
- * Was the memory that libcurl could not get for a header line that is too
- * long (before 8.6)?
- */
-static bool
-result_header_too_long(const HttpTransfer *transfer)
-{
-	return transfer->request.body_len == 0 &&
-		curl_version_info(CURLVERSION_NOW)->version_num <
-		CURL_VERSION_BITS(8, 6, 0) &&
-		result_time(transfer->handle->easy, CURLINFO_STARTTRANSFER_TIME_T) > 0;
+	/*
+	 * Has the request been sent?  The size alone would count what asks a proxy
+	 * for a tunnel, and some versions fill in the time alone when a transfer
+	 * has failed.
+	 */
+	if (result_number(easy, CURLINFO_REQUEST_SIZE) > 0 &&
+		result_time(easy, CURLINFO_PRETRANSFER_TIME_T) > 0 &&
+		code != CURLE_COULDNT_CONNECT)
+		return HTTP_PHASE_RESPONSE;
+	if (!connected)
+		return code == CURLE_COULDNT_CONNECT ||
+				result_time(easy, CURLINFO_NAMELOOKUP_TIME_T) > 0 ?
+			HTTP_PHASE_CONNECT :
+			HTTP_PHASE_DNS;
+	if (transfer->endpoint->proxy[0] != '\0' && at_proxy / 100 != 2)
+		return HTTP_PHASE_PROXY;
+	return transfer->endpoint->tls ? HTTP_PHASE_TLS : HTTP_PHASE_RESPONSE;
 }
 
 /*
@@ -122,17 +90,22 @@ result_header_too_long(const HttpTransfer *transfer)
 static HttpResult
 result_classify(const HttpTransfer *transfer, CURLcode code)
 {
-	if (transfer->denied && code != CURLE_OK)
+	if (code == CURLE_OK)
+		return HTTP_COMPLETE;
+	if (transfer->denied)
 		return HTTP_NO_DESCRIPTOR;
-	if (transfer->no_memory && code != CURLE_OK)
+	if (transfer->no_memory)
 		return HTTP_NO_MEMORY;
 	switch (code)
 	{
-		case CURLE_OK:
-			return HTTP_COMPLETE;
 		case CURLE_OUT_OF_MEMORY:
-			return result_header_too_long(transfer) ? HTTP_BROKEN :
-													  HTTP_NO_MEMORY;
+			/* In the middle of the header one of its lines was too long. */
+			if (transfer->handle != NULL &&
+				transfer->request.body_len == 0 &&
+				result_time(transfer->handle->easy,
+							CURLINFO_STARTTRANSFER_TIME_T) > 0)
+				return HTTP_BROKEN;
+			return HTTP_NO_MEMORY;
 		case CURLE_OPERATION_TIMEDOUT:
 			return HTTP_TIMED_OUT;
 		case CURLE_FILESIZE_EXCEEDED:
@@ -212,16 +185,15 @@ result_is_refused(const HttpTransfer *transfer, CURLcode code)
 	return code == CURLE_SEND_ERROR && !tried && !transfer->opened;
 }
 
-/* A transfer has ended with this code: take what is worth knowing. */
-void
-result_take(HttpTransfer *transfer, CURLcode code)
+/* A transfer has ended, and libcurl has it: take what that knows of it. */
+static void
+result_take_response(HttpTransfer *transfer, CURLcode code)
 {
 	HttpRequest *request = &transfer->request;
 	CURL	   *easy = transfer->handle->easy;
+	long		connect = result_number(easy, CURLINFO_HTTP_CONNECTCODE);
 	char	   *content_type = NULL;
 
-	request->phase = result_phase(transfer, code);
-	request->result = result_classify(transfer, code);
 	if (COMPAT_BAD_CERTIFICATE(code))
 		request->certificate =
 			result_certificate(easy, request->phase == HTTP_PHASE_PROXY);
@@ -234,41 +206,32 @@ result_take(HttpTransfer *transfer, CURLcode code)
 				Min(strcspn(content_type, "; \t") + 1,
 					sizeof(request->content_type)));
 	request->retry_after = compat_retry_after(easy);
-	if (code == CURLE_OK)
-		return;
-	if (transfer->handle->error[0] == '\0' &&
-		result_number(easy, CURLINFO_HTTP_CONNECTCODE) / 100 > 2)
-		snprintf(transfer->handle->error, CURL_ERROR_SIZE,
-				 "CONNECT tunnel failed, response %ld",
-				 result_number(easy, CURLINFO_HTTP_CONNECTCODE));
-	strlcpy(request->error,
-			transfer->handle->error[0] != '\0' ? transfer->handle->error :
-												 curl_easy_strerror(code),
-			HTTP_ERROR_SIZE);
-	if (code == CURLE_OUT_OF_MEMORY && request->result == HTTP_BROKEN)
-		strlcpy(request->error, "A line of the header is too long",
-				HTTP_ERROR_SIZE);
+	if (code != CURLE_OK)
+		strlcpy(request->error, transfer->handle->error, HTTP_ERROR_SIZE);
+	if (code != CURLE_OK && request->error[0] == '\0' && connect / 100 > 2)
+		snprintf(request->error, HTTP_ERROR_SIZE,
+				 "CONNECT tunnel failed, response %ld", connect);
 }
 
 /*
- * A transfer could not be handed to libcurl.  (An option that this libcurl
- * does not know is no lack of memory.)
+ * A transfer has ended with this code, or could not be handed to libcurl: take
+ * what is worth knowing.
  */
 void
-result_not_started(HttpTransfer *transfer, CURLcode why)
+result_take(HttpTransfer *transfer, CURLcode code)
 {
 	HttpRequest *request = &transfer->request;
 
-	if (transfer->denied)
-		request->result = HTTP_NO_DESCRIPTOR;
-	else if (why == CURLE_OUT_OF_MEMORY)
-		request->result = HTTP_NO_MEMORY;
-	else if (why == CURLE_OPERATION_TIMEDOUT)
-		request->result = HTTP_TIMED_OUT;
-	else
-		request->result = HTTP_UNREACHABLE;
-	request->phase = HTTP_PHASE_CONNECT;
-	strlcpy(request->error, curl_easy_strerror(why), HTTP_ERROR_SIZE);
+	request->phase = transfer->handle != NULL ? result_phase(transfer, code) :
+												HTTP_PHASE_CONNECT;
+	request->result = result_classify(transfer, code);
+	if (transfer->handle != NULL)
+		result_take_response(transfer, code);
+	if (code == CURLE_OUT_OF_MEMORY && request->result == HTTP_BROKEN)
+		strlcpy(request->error, "A line of the header is too long",
+				HTTP_ERROR_SIZE);
+	else if (code != CURLE_OK && request->error[0] == '\0')
+		strlcpy(request->error, curl_easy_strerror(code), HTTP_ERROR_SIZE);
 }
 
 
@@ -312,23 +275,19 @@ redact_match(const char *key, const char *text, const char *end, size_t *work)
 static void
 redact_text(const char *key, char *text, size_t len)
 {
-	bool		escapes = len > 0 && memchr(text, '\\', len) != NULL;
 	char	   *end = text + len;
 	size_t		work = 0;
 
+	/* Most responses can be done with at once. */
+	if (len == 0)
+		return;
+	if (memchr(text, '\\', len) == NULL &&
+		memmem(text, len, key, strlen(key)) == NULL)
+		return;
 	while (text < end)
 	{
 		size_t		found = 0;
 
-		if (!escapes)
-		{
-			char	   *at = memmem(text, end - text, key, strlen(key));
-
-			if (at == NULL)
-				return;
-			work += at - text;
-			text = at;
-		}
 		if (*text == *key || *text == '\\')
 			found = redact_match(key, text, end, &work);
 		memset(text, '*', found);

@@ -225,8 +225,10 @@ typedef struct Frame
 typedef struct Reader
 {
 	JsonLexContext *lex;
+	JsonLexContext *decoder;	/* has the last string that had an escape */
 	Document   *document;
-	char	   *name;			/* of the last field that began, or NULL */
+	const char *name;			/* of the last field that began */
+	size_t		name_len;
 	Frame		frames[MAX_FRAMES];
 	int			nframes;
 	int			skipping;		/* depth inside a value that does not matter,
@@ -318,13 +320,20 @@ forget_object(Place place, void *noted, size_t size)
 		memset(noted, 0, size);
 }
 
+/* Is this the name, of len bytes? */
+static bool
+is_name(const char *string, const char *name, size_t len)
+{
+	return strncmp(string, name, len) == 0 && string[len] == '\0';
+}
+
 /* Where the task object of that key is in a Response, -1 if it is not. */
 static int
-task_index(const Response *response, const char *key)
+task_index(const Response *response, const char *key, size_t len)
 {
 	for (int i = 0; i < response->ntasks; i++)
 	{
-		if (strcmp(response->tasks[i]->key, key) == 0)
+		if (is_name(response->tasks[i]->key, key, len))
 			return i;
 	}
 	return -1;
@@ -337,19 +346,19 @@ task_index(const Response *response, const char *key)
 Task *
 document_task(const Response *response, const char *key)
 {
-	int			i = task_index(response, key);
+	int			i = task_index(response, key, strlen(key));
 
 	return i >= 0 ? response->tasks[i] : NULL;
 }
 
 /* A new task object under that key, NULL if there are too many already. */
 static Task *
-add_task(Response *response, const char *key)
+add_task(Response *response, const char *key, size_t len)
 {
 	Task	   *task;
 
 	/* the variant that lacks the task object has its parts instead */
-	if (strcmp(key, "Output") == 0)
+	if (is_name("Output", key, len))
 	{
 		response->flattened = true;
 		return NULL;
@@ -360,7 +369,7 @@ add_task(Response *response, const char *key)
 		return NULL;
 	}
 	task = palloc0(sizeof(Task));
-	task->key = pstrdup(key);
+	task->key = pnstrdup(key, len);
 	response->tasks[response->ntasks++] = task;
 	return task;
 }
@@ -432,7 +441,7 @@ object_target(Reader *reader, Place *place)
 		case FIELD_OBJECT:
 			return (char *) frame->noted + field->offset;
 		case FIELD_TASK:
-			return add_task(frame->noted, reader->name);
+			return add_task(frame->noted, reader->name, reader->name_len);
 		case FIELD_FILES:
 			/* one object where a list belongs is a list of one */
 			*place = PLACE_FILE;
@@ -496,11 +505,11 @@ reader_end(void *state)
 
 /* The field of that name, NULL if it does not matter. */
 static const Field *
-find_field(Place place, const char *name)
+find_field(Place place, const char *name, size_t len)
 {
 	for (const Field *field = fields_of[place]; field->name != NULL; field++)
 	{
-		if (strcmp(field->name, name) == 0)
+		if (is_name(field->name, name, len))
 			return field;
 	}
 	return NULL;
@@ -550,16 +559,38 @@ note_text(const Field *field, char *where, const char *text, size_t len,
 	}
 }
 
+/*
+ * What stands between the quotes at "begin" and before "end".  Most strings
+ * are that as they stand.
+ */
+static const char *
+reader_string(Reader *reader, const char *begin, const char *end, size_t *len)
+{
+	*len = end - begin - 2;
+	if (memchr(begin, '\\', end - begin) == NULL)
+		return begin + 1;
+	if (reader->decoder != NULL)
+		compat_json_lex_free(reader->decoder);
+	reader->decoder = compat_json_lex(begin, end - begin, PG_UTF8, true);
+	(void) json_lex(reader->decoder);
+	*len = reader->decoder->strval->len;
+	return reader->decoder->strval->data;
+}
+
 /* Note the value that the parser is at, if it is no object or array. */
 static void
-note_value(const Reader *reader, const Field *field, char *where)
+note_value(Reader *reader, const Field *field, char *where)
 {
 	const JsonLexContext *lex = reader->lex;
+	const char *text;
+	size_t		len;
 
 	switch (lex->token_type)
 	{
 		case JSON_TOKEN_STRING:
-			note_text(field, where, lex->strval->data, lex->strval->len, true);
+			text = reader_string(reader, lex->token_start,
+								 lex->token_terminator, &len);
+			note_text(field, where, text, len, true);
 			break;
 		case JSON_TOKEN_NUMBER:
 			note_text(field, where, lex->token_start,
@@ -575,24 +606,44 @@ note_value(const Reader *reader, const Field *field, char *where)
 }
 
 /*
- * A field begins, and the parser is at its value.  The parser hands out a copy
- * of each name; those inside of a value that does not matter are freed at once.
+ * The name of the field whose value the parser is at: the string before the
+ * colon that it has just passed.
  */
+static void
+reader_find_name(Reader *reader)
+{
+	const char *end = reader->lex->prev_token_terminator;
+	const char *begin;
+	int			escapes;
+
+	while (end[-1] != '"')
+		end--;
+	begin = end - 1;
+	do
+	{
+		escapes = 0;
+		while (*--begin != '"')
+			;
+		while (begin[-1 - escapes] == '\\')
+			escapes++;
+	} while (escapes % 2 == 1);
+	reader->name = reader_string(reader, begin, end, &reader->name_len);
+}
+
+/* A field begins, and the parser is at its value. */
 static CompatJsonResult
-reader_field_start(void *state, char *name, bool isnull)
+reader_field_start(void *state, char *unknown, bool isnull)
 {
 	Reader	   *reader = state;
 	Frame	   *frame;
 	const Field *field;
 
-	if (reader->name != NULL)
-		pfree(reader->name);
-	reader->name = name;
 	if (reader->skipping > 0)
 		COMPAT_JSON_DONE;
 
+	reader_find_name(reader);
 	frame = &reader->frames[reader->nframes - 1];
-	field = find_field(frame->place, name);
+	field = find_field(frame->place, reader->name, reader->name_len);
 	if (field != NULL)
 	{
 		forget_field(field, frame->noted);
@@ -600,7 +651,8 @@ reader_field_start(void *state, char *name, bool isnull)
 	}
 	else if (frame->place == PLACE_RESPONSE)
 	{
-		int			i = task_index(frame->noted, name);
+		int			i = task_index(frame->noted, reader->name,
+								   reader->name_len);
 
 		if (i >= 0)
 			forget_task(frame->noted, i);
@@ -679,7 +731,7 @@ static void
 parse(Document *document, const char *content_type)
 {
 	JsonLexContext *lex = compat_json_lex(document->text, document->text_len,
-										  PG_UTF8);
+										  PG_UTF8, false);
 	Reader		reader = {.lex = lex, .document = document};
 	JsonSemAction actions = {
 		.semstate = &reader,
@@ -698,8 +750,8 @@ parse(Document *document, const char *content_type)
 	else
 		set_flaw(document, ANSWER_FLAW_NOT_JSON,
 				 parse_complaint(document, lex));
-	if (reader.name != NULL)
-		pfree(reader.name);
+	if (reader.decoder != NULL)
+		compat_json_lex_free(reader.decoder);
 	compat_json_lex_free(lex);
 }
 

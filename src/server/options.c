@@ -46,8 +46,7 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
-#include "server/options.h"
-#include "server/secret_file.h"
+#include "server/internal.h"
 #include "server/validate.h"
 
 /* The longest duration that an option takes: a day, in milliseconds. */
@@ -306,38 +305,9 @@ store_options(ServerSettings *settings, List *options, Oid catalog, int level)
 }
 
 /*
- * The options of a server or mapping, as a list of DefElem; NIL if it has
- * none.  The array is copied out of the tuple anyhow, as it is stored short or
- * compressed; here the copy is ours, to be overwritten.  *hash is what it was
- * combined with the array's.
- */
-static List *
-read_list(Oid catalog, HeapTuple tuple, uint64 *hash)
-{
-	bool		is_server = (catalog == ForeignServerRelationId);
-	bool		isnull;
-	Datum		options;
-	ArrayType  *array;
-	List	   *list;
-
-	options = SysCacheGetAttr(is_server ? FOREIGNSERVEROID : USERMAPPINGOID,
-							  tuple,
-							  is_server ? Anum_pg_foreign_server_srvoptions :
-										  Anum_pg_user_mapping_umoptions,
-							  &isnull);
-	if (isnull)
-		return NIL;
-	array = DatumGetArrayTypePCopy(options);
-	*hash = hash_bytes_extended((unsigned char *) array, VARSIZE(array), *hash);
-	list = untransformRelOptions(PointerGetDatum(array));
-	explicit_bzero(array, VARSIZE(array));
-	pfree(array);
-	return list;
-}
-
-/*
  * option_read
- *		Take what the options of a server or mapping say into "settings".
+ *		Take what the options of a server or mapping say into "settings", and
+ *		combine their hash with its id.
  *
  * They were validated when they were set, maybe by another version of this
  * library.  If something is wrong, reports HV00D or 22023 at "level" and
@@ -346,9 +316,28 @@ read_list(Oid catalog, HeapTuple tuple, uint64 *hash)
 bool
 option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple, int level)
 {
-	List	   *options = read_list(catalog, tuple, &settings->id);
+	bool		is_server = (catalog == ForeignServerRelationId);
+	List	   *list = NIL;
+	bool		isnull;
+	Datum		options;
+	ArrayType  *array;
 
-	return store_options(settings, options, catalog, level);
+	options = SysCacheGetAttr(is_server ? FOREIGNSERVEROID : USERMAPPINGOID,
+							  tuple,
+							  is_server ? Anum_pg_foreign_server_srvoptions :
+										  Anum_pg_user_mapping_umoptions,
+							  &isnull);
+	if (!isnull)
+	{
+		/* a copy in any case, so that a key in it can be overwritten */
+		array = DatumGetArrayTypePCopy(options);
+		settings->id = hash_bytes_extended((unsigned char *) array,
+										   VARSIZE(array), settings->id);
+		list = untransformRelOptions(PointerGetDatum(array));
+		explicit_bzero(array, VARSIZE(array));
+		pfree(array);
+	}
+	return store_options(settings, list, catalog, level);
 }
 
 /*
@@ -388,6 +377,8 @@ static void
 check_files(const ServerSettings *settings)
 {
 	const char *option = NULL;
+	char	   *key;
+	size_t		len;
 
 	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
 		option = NULL;
@@ -402,9 +393,11 @@ check_files(const ServerSettings *settings)
 				 errhint("Only a superuser or a member of pg_read_server_files may name a file of the database server.")));
 
 	if (settings->ca_file != NULL)
-		(void) secret_file_get(SECRET_CA, settings->ca_file, WARNING);
-	if (settings->api_key_file != NULL)
-		(void) secret_file_get(SECRET_API_KEY, settings->api_key_file, WARNING);
+		(void) secret_file_read(SECRET_CA, settings->ca_file, &len, WARNING);
+	if (settings->api_key_file != NULL &&
+		(key = secret_file_read(SECRET_API_KEY, settings->api_key_file, &len,
+								WARNING)) != NULL)
+		explicit_bzero(key, len);
 }
 
 /*

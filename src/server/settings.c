@@ -8,22 +8,17 @@
  * amount to for one role on one server.  Which options there are is told in
  * options.c, what they may be in validate.c.
  *
- * Nothing of it is remembered but the content of files (secret_file.c): each
- * look-up reads the system catalog cache, so that a changed server, mapping or
- * right counts at once, also one that another session has just committed.
+ * Nothing of it is remembered: each look-up reads the system catalog cache and
+ * the files, so that a changed server, mapping, right or file counts at once,
+ * also one that another session has just committed.
  *
- * What guards a secret:
+ * What guards a secret, beside what options.c and secret_file.c say:
  *
  * - USAGE on the server is checked at each look-up.
- *
- * - Only a superuser or a member of pg_read_server_files may name a file of
- *	 the server machine (options.c).
  *
  * - An API key from a file is sent only where a role that may read files has
  *	 pointed base_url, that is, while the server's owner is such a role.
  *	 Otherwise the owner could have any key file sent to a host of its choice.
- *
- * - No message quotes an API key or a URL.
  *
  * - Our copies of a key are overwritten before their memory is freed.  (The
  *	 system catalog cache has a copy of its own.)
@@ -48,15 +43,20 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
-#include "server/options.h"
-#include "server/secret_file.h"
-#include "server/settings.h"
+#include "server/internal.h"
 
 /* The settings that were looked up last, and what holds their strings. */
 static ServerSettings current;
-static char *current_key = NULL;	/* in that context, NULL: none */
 static MemoryContext current_context = NULL;
 
+
+/* The settings are others if these bytes are. */
+static void
+add_to_id(const char *bytes, size_t len)
+{
+	current.id = hash_bytes_extended((const unsigned char *) bytes, (int) len,
+									 current.id);
+}
 
 /*
  * Take the options of the role's mapping, else of PUBLIC's, else none.
@@ -80,7 +80,6 @@ read_mapping(int level)
 	current.umid = ((Form_pg_user_mapping) GETSTRUCT(mapping))->oid;
 	current.id = hash_combine64(current.id, current.umid);
 	ok = option_read(&current, UserMappingRelationId, mapping, level);
-	current_key = current.api_key;
 	ReleaseSysCache(mapping);
 	return ok;
 }
@@ -91,16 +90,15 @@ read_mapping(int level)
 static bool
 read_files(Form_pg_foreign_server server, int level)
 {
-	SecretFile *file;
+	size_t		len;
 
 	if (current.ca_file != NULL)
 	{
-		file = secret_file_get(SECRET_CA, current.ca_file, level);
-		if (file == NULL)
+		current.ca_pem = secret_file_read(SECRET_CA, current.ca_file,
+										  &current.ca_pem_len, level);
+		if (current.ca_pem == NULL)
 			return false;
-		current.ca_pem = file->content;
-		current.ca_pem_len = file->len;
-		current.id = hash_combine64(current.id, file->hash);
+		add_to_id(current.ca_pem, current.ca_pem_len);
 	}
 	if (current.api_key_file == NULL)
 		return true;
@@ -115,11 +113,11 @@ read_files(Form_pg_foreign_server server, int level)
 				 errhint("The owner must be a superuser or a member of pg_read_server_files.")));
 		return false;
 	}
-	file = secret_file_get(SECRET_API_KEY, current.api_key_file, level);
-	if (file == NULL)
+	current.api_key = secret_file_read(SECRET_API_KEY, current.api_key_file,
+									   &len, level);
+	if (current.api_key == NULL)
 		return false;
-	current.api_key = file->content;
-	current.id = hash_combine64(current.id, file->hash);
+	add_to_id(current.api_key, len);
 	return true;
 }
 
@@ -153,9 +151,8 @@ read_settings(HeapTuple tuple, Oid userid, int level)
 		return false;
 	}
 
-	if (current_key != NULL)
-		explicit_bzero(current_key, strlen(current_key));
-	current_key = NULL;
+	if (current.api_key != NULL)
+		explicit_bzero(current.api_key, strlen(current.api_key));
 	current = option_defaults;
 	current.serverid = server->oid;
 	current.userid = userid;

@@ -11,8 +11,8 @@
  * Bodies share a budget of the process.  A request whose body found no room
  * in it is sent again once another's has been released, and from then on that
  * many fewer are outstanding: each such failure takes one off, so there are
- * at most max_concurrency of them.  Only a body that finds no room when it is
- * the batch's only one is an error, of its row.
+ * at most max_concurrency of them.  Only a body that finds no room although it
+ * was the batch's only one from the start is an error, of its row.
  *
  * Everything lives in the memory context of the multi-call protocol.  At an
  * early end, a LIMIT or a closed cursor, that is deleted by the callback that
@@ -51,15 +51,6 @@ PG_FUNCTION_INFO_V1(anyvod_query_many);
  */
 #define MANY_PAUSE INT64CONST(1000000)
 
-/* A request whose row has not been returned. */
-typedef struct ManyRequest
-{
-	TaskRequest task;
-	slist_node	node;			/* in put_back */
-	bool		repeated;		/* sent again after a failure, which is done
-								 * once */
-} ManyRequest;
-
 /* A call of the function, from its first row to its last. */
 typedef struct Many
 {
@@ -72,45 +63,46 @@ typedef struct Many
 	int			next;			/* the first id that had no request yet */
 	int			limit;			/* outstanding requests; 1 or more */
 	int			outstanding;	/* requests in the batch */
+	int64		limited_at;		/* when the limit was last lowered */
 	slist_head	put_back;		/* to be sent again when there is room */
 	int64		left_at;		/* when the last row was returned */
 	int64		resumed_at;		/* end of the last pause of the consumer */
 } Many;
 
 /* A request of those that are still to be started, NULL if there is none. */
-static ManyRequest *
+static TaskRequest *
 many_pop(Many *many)
 {
-	ManyRequest *request;
+	TaskRequest *task;
 
 	if (!slist_is_empty(&many->put_back))
-		return slist_container(ManyRequest, node,
+		return slist_container(TaskRequest, node,
 							   slist_pop_head_node(&many->put_back));
 	if (many->next >= many->nids)
 		return NULL;
-	request = MemoryContextAllocZero(many->context, sizeof(ManyRequest));
-	request->task.server = many->server;
-	request->task.userid = many->userid;
-	request->task.task_id = many->ids[many->next++];
-	return request;
+	task = MemoryContextAllocZero(many->context, sizeof(TaskRequest));
+	task->server = many->server;
+	task->userid = many->userid;
+	task->task_id = many->ids[many->next++];
+	return task;
 }
 
 /*
  * Start as many requests as may be outstanding.  Returns one that cannot be
  * started, which is its row, else NULL.
  */
-static ManyRequest *
+static TaskRequest *
 many_fill(Many *many)
 {
-	ManyRequest *request;
+	TaskRequest *task;
 
 	/* The first is started in any case, so that there is an end to wait for. */
 	while (many->outstanding < many->limit &&
 		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
-		   (request = many_pop(many)) != NULL)
+		   (task = many_pop(many)) != NULL)
 	{
-		if (!request_try_start(&request->task, many->batch, request))
-			return request;
+		if (!request_start(task, many->batch, task, true))
+			return task;
 		many->outstanding++;
 	}
 	return NULL;
@@ -118,9 +110,9 @@ many_fill(Many *many)
 
 /* Take a request out of the batch. */
 static void
-many_release(Many *many, ManyRequest *request)
+many_release(Many *many, TaskRequest *task)
 {
-	http_release(request->task.request);
+	http_release(task->request);
 	many->outstanding--;
 }
 
@@ -129,34 +121,25 @@ many_release(Many *many, ManyRequest *request)
  * back.
  */
 static bool
-many_put_back(Many *many, ManyRequest *request)
+many_put_back(Many *many, TaskRequest *task)
 {
-	const HttpRequest *finished = request->task.request;
+	const HttpRequest *request = task->request;
+	HttpResult	result = request->result;
+	bool		no_room = result == HTTP_NO_ROOM &&
+		(many->outstanding > 1 || request->started < many->limited_at);
+	bool		unserved = request->started < many->resumed_at &&
+		(result == HTTP_UNREACHABLE || result == HTTP_BROKEN ||
+				result == HTTP_TIMED_OUT);
 
-	switch (finished->result)
+	if (!no_room && !unserved)
+		return false;
+	if (no_room)
 	{
-		case HTTP_COMPLETE:
-			if (request->repeated || !request_has_other_key(&request->task))
-				return false;
-			request->repeated = true;
-			break;
-		case HTTP_UNREACHABLE:
-		case HTTP_BROKEN:
-		case HTTP_TIMED_OUT:
-			if (request->repeated || finished->started >= many->resumed_at)
-				return false;
-			request->repeated = true;
-			break;
-		case HTTP_NO_ROOM:
-			if (many->outstanding == 1)
-				return false;
-			many->limit = many->outstanding - 1;
-			break;
-		default:
-			return false;
+		many->limit = Max(many->outstanding - 1, 1);
+		many->limited_at = monotonic_us();
 	}
-	many_release(many, request);
-	slist_push_head(&many->put_back, &request->node);
+	many_release(many, task);
+	slist_push_head(&many->put_back, &task->node);
 	return true;
 }
 
@@ -164,24 +147,24 @@ many_put_back(Many *many, ManyRequest *request)
  * Wait for the next request that finishes, and read its response; NULL if all
  * rows have been returned.
  */
-static ManyRequest *
+static TaskRequest *
 many_next(Many *many)
 {
 	for (;;)
 	{
-		ManyRequest *request = many_fill(many);
+		TaskRequest *task = many_fill(many);
 		HttpRequest *finished;
 
-		if (request != NULL || many->outstanding == 0)
-			return request;
+		if (task != NULL || many->outstanding == 0)
+			return task;
 
 		/* What was started is sent before anything that takes time. */
 		(void) http_run_once(0);
 		while ((finished = http_take_finished(many->batch)) == NULL)
 			(void) http_run_once(-1);
-		request = finished->tag;
-		if (request_read(&request->task) && !many_put_back(many, request))
-			return request;
+		task = finished->tag;
+		if (request_read(task) && !many_put_back(many, task))
+			return task;
 	}
 }
 
@@ -250,7 +233,7 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *call;
 	Many	   *many;
-	ManyRequest *request;
+	TaskRequest *task;
 	Datum		row;
 
 	if (SRF_IS_FIRSTCALL())
@@ -263,13 +246,13 @@ anyvod_query_many(PG_FUNCTION_ARGS)
 	if (monotonic_us() - many->left_at > MANY_PAUSE)
 		many->resumed_at = monotonic_us();
 
-	request = many_next(many);
-	if (request == NULL)
+	task = many_next(many);
+	if (task == NULL)
 		SRF_RETURN_DONE(call);
-	row = many_row(call->tuple_desc, &request->task);
-	if (request->task.request != NULL)
-		many_release(many, request);
-	pfree(request);
+	row = many_row(call->tuple_desc, task);
+	if (task->request != NULL)
+		many_release(many, task);
+	pfree(task);
 	many->left_at = monotonic_us();
 	SRF_RETURN_NEXT(call, row);
 }

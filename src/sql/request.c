@@ -79,36 +79,29 @@ request_try_settings(TaskRequest *task)
 	return NULL;
 }
 
-/* Send the request, with these settings. */
-static void
-request_start(TaskRequest *task, const ServerSettings *settings,
-			  HttpBatch *batch, void *tag)
-{
-	char	   *path = psprintf(SERVER_QUERY_PATH "%s", task->task_id);
-
-	task->serverid = settings->serverid;
-	task->settings_id = settings->id;
-	task->max_response_size = settings->max_response_size;
-	task->request = http_start(batch, settings, path, tag);
-	pfree(path);
-}
-
 /*
- * request_try_start
+ * request_start
  *		Send a request, which is then in flight in the batch.
  *
- * Returns false if there are no settings for it (any more), and why not in
- * settings_error, made in the current memory context.
+ * If there are no settings for it (any more), raises what
+ * server_settings_get() raises, or where "keep_error" is set returns false,
+ * and the error is in settings_error, made in the current memory context.
  */
 bool
-request_try_start(TaskRequest *task, HttpBatch *batch, void *tag)
+request_start(TaskRequest *task, HttpBatch *batch, void *tag, bool keep_error)
 {
-	const ServerSettings *settings = request_try_settings(task);
+	const ServerSettings *settings = keep_error ?
+		request_try_settings(task) :
+		server_settings_get(task->server, task->userid);
+	char	   *path;
 
 	task->request = NULL;
 	if (settings == NULL)
 		return false;
-	request_start(task, settings, batch, tag);
+	task->max_response_size = settings->max_response_size;
+	path = psprintf(SERVER_QUERY_PATH "%s", task->task_id);
+	task->request = http_start(batch, settings, path, tag);
+	pfree(path);
 	return true;
 }
 
@@ -133,22 +126,6 @@ request_read(TaskRequest *task)
 		!http_doubt(request);
 }
 
-/*
- * request_has_other_key
- *		Was the key refused, and has the file that it came from another by now?
- *
- * Then it is worth while to send the request again.  Raises nothing: where
- * the new key cannot be read, that the old one was refused is what to report.
- */
-bool
-request_has_other_key(const TaskRequest *task)
-{
-	return task->request->result == HTTP_COMPLETE &&
-		task->answer.verdict == ANSWER_AUTH &&
-		server_settings_changed(task->serverid, task->userid,
-								task->settings_id);
-}
-
 /* Milliseconds from now to a time of monotonic_us(), rounded up. */
 long
 request_milliseconds(int64 until)
@@ -170,22 +147,16 @@ request_milliseconds(int64 until)
 bool
 request_run(TaskRequest *task, HttpBatch *batch, int64 until)
 {
-	for (bool again = false;; again = true)
+	(void) request_start(task, batch, NULL, false);
+	while (http_take_finished(batch) == NULL || !request_read(task))
 	{
-		request_start(task, server_settings_get(task->server, task->userid),
-					  batch, NULL);
-		while (http_take_finished(batch) == NULL || !request_read(task))
-		{
-			long		timeout = request_milliseconds(until);
+		long		timeout = request_milliseconds(until);
 
-			if (timeout == 0)
-				return false;
-			(void) http_run_once(timeout);
-		}
-		if (again || !request_has_other_key(task))
-			return true;
-		http_release(task->request);
+		if (timeout == 0)
+			return false;
+		(void) http_run_once(timeout);
 	}
+	return true;
 }
 
 

@@ -12,6 +12,7 @@
 
 #include "response/answer.h"
 #include "http/client.h"
+#include "lib/ilist.h"
 #include "utils/array.h"
 
 /* A time of monotonic_us() that never comes. */
@@ -24,18 +25,17 @@ typedef struct TaskRequest
 	Oid			userid;			/* the role whose user mapping is used */
 	const char *task_id;		/* has been checked */
 
-	Oid			serverid;
-	uint64		settings_id;	/* of the settings that it was sent with */
 	int			max_response_size;	/* bytes */
 	HttpRequest *request;		/* NULL: not started */
 	ErrorData  *settings_error; /* why; good if request is NULL */
 	Answer		answer;			/* good if request->result is HTTP_COMPLETE;
 								 * may point into the request's body */
+	slist_node	node;			/* the caller's */
 } TaskRequest;
 
-extern bool request_try_start(TaskRequest *task, HttpBatch *batch, void *tag);
+extern bool request_start(TaskRequest *task, HttpBatch *batch, void *tag,
+						  bool keep_error);
 extern bool request_read(TaskRequest *task);
-extern bool request_has_other_key(const TaskRequest *task);
 extern bool request_run(TaskRequest *task, HttpBatch *batch, int64 until);
 extern long request_milliseconds(int64 until);
 

@@ -1,19 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *		One process per database with pending tasks: the loop that asks for
- *		them and writes what was learned.
+ *		One process per database with pending tasks: the loop that polls them
+ *		and writes what was learned.
  *
- * A turn of the loop takes the tasks that are due, or will be in a moment, and
- * confirms in one short read-only transaction that their rows are still pending
- * (unless it has just found them); starts a request for each when it is due,
- * unless what was read may not hold any more; waits, with no transaction open,
- * until something happens; reads the answers that have come; and writes what
- * they change in one transaction.  An answer that changes nothing is not
- * written.
+ * An iteration reads the responses that have come; writes what they change in
+ * one transaction; takes the tasks that are due, and those of which it has been
+ * told, and reads their rows in one short read-only transaction; sends a
+ * request for each that is still pending; and waits, with no transaction open,
+ * until something happens.  A response that changes nothing is not written.
  *
- * What is kept in memory between turns is in queue.c, and may be lost at any
- * time: the table is the truth, and asking twice is as good as asking once.
+ * What is kept in memory is in queue.c, and may be lost at any time: the table
+ * is the truth, and polling twice is as good as once.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -21,119 +19,77 @@
  */
 #include "postgres.h"
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "access/xact.h"
 #include "commands/extension.h"
-#include "common/pg_prng.h"
 #include "foreign/foreign.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "anyvod.h"
 #include "clock.h"
 #include "compat.h"
-#include "response/answer.h"
-#include "anyvod.h"
-#include "worker/expire.h"
-#include "http/client.h"
-#include "launcher/launcher.h"
-#include "worker/lister.h"
-#include "worker/durations.h"
-#include "worker/question.h"
-#include "worker/queue.h"
-#include "schedule/retry.h"
 #include "control/counters.h"
 #include "control/slot.h"
-#include "table/tracker.h"
-#include "server/settings.h"
-#include "worker/writer.h"
+#include "http/client.h"
+#include "launcher/launcher.h"
+#include "server/validate.h"
+#include "table/select.h"
+#include "table/update.h"
+#include "worker/durations.h"
+#include "worker/poll.h"
+#include "worker/queue.h"
+#include "worker/retention.h"
+#include "worker/scan.h"
+#include "worker/write.h"
 
 #define SECOND INT64CONST(1000000)
 
-/*
- * Tasks that one round takes at most.  It takes those as well that fall due
- * within this time, and leaves what else turns up in it to the next: reading
- * rows costs much the same for one as for some.  But each is asked for when it
- * is due itself.  Tasks that are asked for at once are due at once from then
- * on, and become more each time.
- */
+/* Tasks whose rows are read in one transaction. */
 #define WORKER_ROUND 1000
-#define WORKER_ROUND_PAUSE (SECOND / 250)
 
-/*
- * Rows that are found in a turn and asked for in it without being read again:
- * few, since it is their delay that this is for.
- */
-#define WORKER_FOUND 32
+/* Bytes of ids that wait to be read, as while the table is locked. */
+#define WORKER_MAX_NEW_IDS (64 * 1024)
 
 /*
  * Look again at a locked table after this, and at one that could not be read
  * at all after twice as long each time.
  */
-#define WORKER_BUSY_WAIT (SECOND / 4)
+#define WORKER_LOCKED_WAIT (SECOND / 4)
 #define WORKER_LONGEST_WAIT (60 * SECOND)
 
 /*
- * A role or server that a row names may come back, and so may its key's file.
- * That is noticed sooner if a command or the file itself shows it.
- */
-#define WORKER_ACCOUNT_WAIT (60 * SECOND)
-
-/*
- * Memory that is kept for the next transaction, in bytes; what is as large as
- * the second is given back at once, though.
- */
-#define WORKER_SPARE_MEMORY (2 * 1024 * 1024)
-#define WORKER_LARGE_MEMORY (256 * 1024)
-
-/*
- * Rows that are too old and are not asked for, because of some lasting
- * trouble, are looked for so often.  One that was too old from the beginning
- * is given a chance to be asked for this long.
+ * Rows that are too old and are not polled, because of an error that lasts, are
+ * given up so often.  One that was too old when it came is polled for so long.
  */
 #define WORKER_GIVE_UP_WAIT (10 * SECOND)
-#define WORKER_GRACE (3600 * SECOND)
+#define WORKER_GIVE_UP_ROWS 1000
+#define WORKER_GRACE 3600
 
 static struct
 {
-	MemoryContext asks;			/* questions on their way */
-	MemoryContext round;		/* one round's scratch */
-	HttpBatch  *batch;
-	pairingheap *ahead;			/* questions whose tasks are not due yet */
+	MemoryContext round;		/* one iteration's scratch */
 	SlotSignals signals;		/* what was acted upon */
-	uint32		changes;		/* of servers and mappings, so far */
+	StringInfoData new_ids;		/* handed over, null-terminated, not read yet */
+	uint32		alterations;	/* of the table, that were acted upon */
 	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
-	int64		ask_at;			/* no round before this */
-	int64		round_at;		/* nor this, unless there is something new */
-	int			in_flight;		/* when the last round was over */
-	bool		full;			/* then only answers make more due so soon */
+	int			surplus;		/* ... beyond what may be sent: queue_take() */
+	int64		poll_at;		/* no round before this */
 	bool		absent;			/* the table is not there */
-	int			nfound;			/* tasks whose rows this turn has found */
-	const QueueTask *found[WORKER_FOUND];
 } worker;
 
-
-/*
- * Small things
- */
 
 /* Is the extension there? */
 static bool
@@ -148,441 +104,353 @@ worker_has_extension(void)
 }
 
 /*
- * A transaction on the table has come to this outcome: note it, and say how
- * long to wait before the next if it was not carried out.
+ * A transaction on the table ended so: say how long to wait before the next if
+ * it was not carried out.
  */
 static int64
-worker_note_outcome(TrackerOutcome outcome)
+worker_after(TableResult result)
 {
-	int64		wait = WORKER_BUSY_WAIT;
+	int64		wait = WORKER_LOCKED_WAIT;
 
-	if (outcome == TRACKER_BUSY)
-		counters_set_condition(COUNTERS_TABLE_LOCKED);
-	else if (outcome == TRACKER_ABSENT)
-		counters_set_condition(worker_has_extension() ?
-								   COUNTERS_TABLE_MISSING :
-								   COUNTERS_WELL);
-	else if (outcome == TRACKER_DONE)
-		counters_set_condition(COUNTERS_WELL);
-	if (outcome == TRACKER_ABSENT)
+	if (result == TABLE_ABSENT)
 		worker.absent = true;
-	if (outcome == TRACKER_FAILED)
+	if (result == TABLE_FAILED)
 		worker.table_failures++;
 	else
 		worker.table_failures = 0;
+	if (result == TABLE_LOCKED)
+		counters_set_condition(COUNTERS_TABLE_LOCKED);
+	else if (result == TABLE_ABSENT)
+		counters_set_condition(worker_has_extension() ?
+								   COUNTERS_TABLE_MISSING :
+								   COUNTERS_WELL);
+	else if (result == TABLE_DONE)
+		counters_set_condition(COUNTERS_WELL);
 	for (int i = 1; i < worker.table_failures && wait < WORKER_LONGEST_WAIT;
 		 i++)
 		wait *= 2;
 	return Min(wait, WORKER_LONGEST_WAIT);
 }
 
-/* A task is pending no more, as far as an answer (NULL: none) says why. */
-static void
-worker_forget_task(QueueTask *task, const Answer *answer)
-{
-	durations_record_over(task, answer);
-	queue_remove(task);
-}
-
 
 /*
- * Listing
+ * Taking rows in
  */
-
-/* The row of a task that is due has been found. */
-static void
-worker_on_found(const QueueTask *task)
-{
-	if (worker.nfound < WORKER_FOUND)
-		worker.found[worker.nfound++] = task;
-}
 
 /* Look for rows that are not known yet. */
 static void
-worker_list(void)
+worker_scan(void)
 {
-	TrackerOutcome outcome;
-	uint64		known = queue_size();
+	TableResult result;
 	int64		wait;
 
-	if (lister_next() > monotonic_us())
+	if (scan_next() > monotonic_us())
 		return;
-	pgstat_report_activity(STATE_RUNNING, "listing pending tasks");
-	outcome = lister_list(worker_on_found);
-	if (queue_size() > known)
-		worker.round_at = 0;
-	wait = worker_note_outcome(outcome);
-	if (outcome != TRACKER_DONE)
-		lister_hold(monotonic_us() + wait);
-	slot_set_serving();
+	pgstat_report_activity(STATE_RUNNING, "scanning pending tasks");
+	result = scan_page();
+	wait = worker_after(result);
+	scan_hold(result == TABLE_DONE ? 0 : monotonic_us() + wait);
 	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/* Take the ids that were handed over. */
+static void
+worker_take_new_ids(void)
+{
+	bool		more = slot_take_new_ids(&worker.new_ids);
+
+	if (worker.new_ids.len > WORKER_MAX_NEW_IDS)
+	{
+		resetStringInfo(&worker.new_ids);
+		more = true;
+	}
+	if (more)
+		scan_request();
+}
+
+/*
+ * A row whose id was handed over has been inserted, or was changed so that it
+ * is to be polled at once.
+ */
+static void
+worker_on_new_row(const TableRow *row, int64 now)
+{
+	QueueTask  *task = queue_find(row->task_id);
+
+	if (task != NULL && task->state == TASK_WAITING && queue_is_of(task, row) &&
+		!task->blocked && task->due > now)
+		queue_put(task, now);
+	scan_take_row(row, now);
 }
 
 
 /*
- * Asking
+ * Polling
  */
 
-/* The server and role of the rows that are being confirmed. */
-typedef struct WorkerAccount
+/* What the tasks of a role on a server are polled with. */
+typedef struct WorkerSettings
 {
-	NameData	server;
-	NameData	owner;
-	bool		known;			/* it has been looked up */
-	Oid			serverid;		/* InvalidOid: there is none */
-	Oid			userid;			/* the same */
 	const ServerSettings *settings; /* NULL: not to be had */
+	HealthSettings which;
 	char		error_code[6];	/* then why, an SQLSTATE */
 	char	   *error_message;
-} WorkerAccount;
+} WorkerSettings;
 
-/* Look the account of a row up; an error stays with its rows. */
+/*
+ * Look up what the tasks of a role are polled with, in a transaction of its
+ * own; an error stays with its rows.
+ */
 static void
-worker_find_account(WorkerAccount *account, const TrackerRow *row)
+worker_find_settings(const QueueRole *role, WorkerSettings *found)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	const char *server = NameStr(role->server_name);
 
-	if (account->known &&
-		strcmp(NameStr(account->server), row->server) == 0 &&
-		strcmp(NameStr(account->owner), row->owner) == 0)
-		return;
-	namestrcpy(&account->server, row->server);
-	namestrcpy(&account->owner, row->owner);
-	account->known = true;
-	account->settings = NULL;
-	account->serverid = get_foreign_server_oid(row->server, true);
-	account->userid = InvalidOid;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	memset(found, 0, sizeof(WorkerSettings));
 	PG_TRY();
 	{
-		account->userid = get_role_oid(row->owner, false);
-		account->settings = server_settings_get(row->server, account->userid);
-		ReleaseCurrentSubTransaction();
+		StartTransactionCommand();
+		found->which.serverid = get_foreign_server_oid(server, true);
+		found->which.userid = get_role_oid(NameStr(role->owner), false);
+		found->settings = server_settings_get(server, found->which.userid);
+		found->which.id = found->settings->id;
+		CommitTransactionCommand();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
-		/* That the time is up is no trouble of the account. */
-		if (geterrcode() == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
 		MemoryContextSwitchTo(worker.round);
 		error = CopyErrorData();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		account->settings = NULL;
-		account->error_message = error->message;
-		strlcpy(account->error_code, unpack_sql_state(error->sqlerrcode),
-				sizeof(account->error_code));
+		AbortCurrentTransaction();
+		found->settings = NULL;
+		found->error_message = error->message;
+		strlcpy(found->error_code, unpack_sql_state(error->sqlerrcode),
+				sizeof(found->error_code));
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(worker.round);
 }
 
-/* The row of a task has no server or role that could ask for it. */
+/* Poll a task that was taken, whose row has been read. */
 static void
-worker_note_no_account(QueueTask *task, const TrackerRow *row,
-					   const WorkerAccount *account)
+worker_start(QueueTask *task, const WorkerSettings *found)
 {
-	Question   *ask = question_make(task, row);
-	MemoryContext context = ask->context;
-	TrackerChange *change;
+	QueueRole  *role = task->role;
+	int64		now = monotonic_us();
 
-	counters_error(account->error_code);
-	task->held = task->barred = true;
-	ask->due = monotonic_us() + WORKER_ACCOUNT_WAIT;
-	task->account->serverid = account->serverid;
-	task->account->userid = account->userid;
-	task->account->settings_id = 0;
-	queue_check_account(task->account, ask->due);
-	change = question_note_trouble(ask, NULL, account->error_code,
-								   account->error_message);
-	if (change == NULL)
-		return;
-	change->error_code = MemoryContextStrdup(context, account->error_code);
-	change->error_message = MemoryContextStrdup(context,
-												account->error_message);
-	change->native = true;
+	if (!queue_is_of(task, task->row))
+		queue_move(task, task->row, now);
+	else if (found->settings == NULL)
+		poll_no_settings(task, &found->which, found->error_code,
+						 found->error_message);
+	else if (queue_set_limits(role->server, found->settings),
+			 health_key_paused(&role->key, found->settings, now) ||
+				 !queue_has_slot(role->server, now))
+		queue_put(task, task->due);
+	else
+		poll_start(task, found->settings);
 }
 
-/* The earlier is the greater, as the heap gives the greatest first. */
+/* Tasks of a role come together, so that its settings are looked up once. */
 static int
-worker_compare(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+worker_by_role(const void *a, const void *b)
 {
-	const Question *ask_a = pairingheap_const_container(Question, node, a);
-	const Question *ask_b = pairingheap_const_container(Question, node, b);
+	const QueueRole *role_a = (*(QueueTask *const *) a)->role;
+	const QueueRole *role_b = (*(QueueTask *const *) b)->role;
 
-	return (ask_a->task->due < ask_b->task->due) -
-		(ask_a->task->due > ask_b->task->due);
+	return (role_a > role_b) - (role_a < role_b);
 }
 
-/* The first of the questions that wait for their time; NULL if none does. */
-static Question *
-worker_first_ahead(void)
-{
-	if (pairingheap_is_empty(worker.ahead))
-		return NULL;
-	return pairingheap_container(Question, node,
-								 pairingheap_first(worker.ahead));
-}
-
-/* A question that has been made goes out. */
+/* Poll tasks that were taken and whose rows have been read. */
 static void
-worker_send(Question *ask, int64 now)
+worker_start_all(QueueTask **tasks, int n)
 {
-	ask->task->polls++;
-	http_begin(ask->request);
-	durations_record_start(ask->task, now);
-	counters_request(ask->serverid, ask->umid);
-}
+	const QueueRole *role = NULL;
+	WorkerSettings found;
 
-/* It does not, after all: its row is to be read again. */
-static void
-worker_take_back(Question *ask)
-{
-	queue_take_back(ask->task);
-	question_free(ask);
-}
-
-/* None of those that wait does. */
-static void
-worker_take_all_back(void)
-{
-	while (!pairingheap_is_empty(worker.ahead))
+	qsort(tasks, n, sizeof(QueueTask *), worker_by_role);
+	for (int i = 0; i < n; i++)
 	{
-		Question   *ask = worker_first_ahead();
-
-		(void) pairingheap_remove_first(worker.ahead);
-		worker_take_back(ask);
+		/* nobody's statement is cancelled here: see worker_iterate() */
+		HOLD_CANCEL_INTERRUPTS();
+		CHECK_FOR_INTERRUPTS();
+		RESUME_CANCEL_INTERRUPTS();
+		if (tasks[i]->role != role)
+			worker_find_settings(tasks[i]->role, &found);
+		role = tasks[i]->role;
+		worker_start(tasks[i], &found);
 	}
 }
 
 /*
- * Those whose time has come do, unless there has been trouble meanwhile, or it
- * has been so long that their rows may have changed: a lock may be waited for.
+ * The rows of tasks that were taken have been read: put those back that have
+ * none, forget those whose rows are gone, or were settled by others.  Returns
+ * how many remain.
  */
-static void
-worker_send_due(void)
+static int
+worker_match(QueueTask **tasks, int n, TableResult result)
 {
 	int64		now = monotonic_us();
-	Question   *ask;
-
-	while ((ask = worker_first_ahead()) != NULL && ask->task->due <= now)
-	{
-		QueueTask  *task = ask->task;
-
-		(void) pairingheap_remove_first(worker.ahead);
-		if (queue_is_well(task->account, now) &&
-			now - task->due <= WORKER_ROUND_PAUSE)
-			worker_send(ask, now);
-		else
-			worker_take_back(ask);
-	}
-}
-
-/* Poll a task, if its server may be asked for its row. */
-static void
-worker_start(QueueTask *task, const TrackerRow *row, WorkerAccount *account)
-{
-	char		path[SERVER_PATH_SIZE];
-	int64		now = monotonic_us();
-	Question   *ask;
-
-	task->created_at = row->created_at;
-	if (!queue_is_of(task, row->server, row->owner))
-	{
-		queue_move(task, row->server, row->owner, now);
-		return;
-	}
-	worker_find_account(account, row);
-	if (account->settings == NULL)
-	{
-		worker_note_no_account(task, row, account);
-		return;
-	}
-	queue_note_limits(task->account->server, account->settings);
-	if (queue_account_paused(task->account, account->settings, now))
-	{
-		queue_put(task, task->due);
-		return;
-	}
-	task->barred = false;
-
-	ask = question_make(task, row);
-	ask->settings_id = account->settings->id;
-	ask->serverid = account->settings->serverid;
-	ask->userid = account->settings->userid;
-	ask->umid = account->settings->umid;
-	snprintf(path, sizeof(path), SERVER_QUERY_PATH "%s", task->task_id);
-	ask->request = http_prepare(worker.batch, account->settings, path, ask);
-	queue_note_start(task, now);
-	if (task->due <= now)
-		worker_send(ask, now);
-	else
-		pairingheap_add(worker.ahead, &ask->node);
-}
-
-/* The row of a task that is due is still pending. */
-static void
-worker_on_confirmed(const TrackerRow *row, void *arg)
-{
-	QueueTask  *task = queue_find(row->task_id);
-
-	if (task == NULL || task->confirmed)
-		return;
-	worker_start(task, row, arg);
-	task->confirmed = true;		/* if that failed, it is tried again */
-}
-
-/* After a round: what has become of the tasks that were taken. */
-static void
-worker_settle_round(QueueTask **tasks, int n, TrackerOutcome outcome)
-{
-	int64		wait = worker_note_outcome(outcome);
-	int64		now = monotonic_us();
+	int			remain = 0;
+	int			gone = 0;
 
 	for (int i = 0; i < n; i++)
 	{
 		QueueTask  *task = tasks[i];
 
-		if (task->confirmed)
-			continue;
-		if (outcome == TRACKER_DONE)
-			worker_forget_task(task, NULL); /* deleted, or settled by others */
-		else if (outcome == TRACKER_FAILED && n == 1)
+		if (task->row != NULL)
+			tasks[remain++] = task;
+		else if (result == TABLE_DONE)
 		{
-			int64		retry;
+			durations_record_over(task, NULL);
+			queue_remove(task);
+			gone++;
+		}
+		else if (result == TABLE_FAILED && n == 1)
+		{
+			int			failures = queue_count(&task->read_failures);
 
-			(void) queue_count(&task->row_failures);
-			retry = retry_delay(RETRY_ROW, task->row_failures,
-								pg_prng_double(&pg_global_prng_state));
-			queue_put(task, now + retry);
+			queue_put(task, now + retry_delay(RETRY_ROW, failures, 0.5));
 		}
 		else
 			queue_put(task, Max(task->due, now));
 	}
 
-	/* One row may have failed the round: find it by asking for them singly. */
-	worker.ask_at = 0;
-	if (outcome == TRACKER_DONE)
-		worker.round_size = Min(worker.round_size * 2, WORKER_ROUND);
-	else if (outcome == TRACKER_FAILED && n > 1)
-		worker.round_size = 1;
-	else
-		worker.ask_at = now + wait;
+	/* Where rows are gone there may be many: reading them sends nothing. */
+	worker.surplus = gone > 0 ? Min(2 * worker.surplus + gone, WORKER_ROUND) :
+								0;
+	return remain;
 }
 
-/* Tasks of one account come together, so that it is looked up once. */
-static int
-worker_by_account(const void *a, const void *b)
+/* Read rows by their ids; a row is then that of its task. */
+static TableResult
+worker_read(const char **ids, int n, TableRows *rows)
 {
-	const QueueAccount *account_a = (*(QueueTask *const *) a)->account;
-	const QueueAccount *account_b = (*(QueueTask *const *) b)->account;
+	TableResult result = table_select_pending(ids, n, rows);
 
-	return (account_a > account_b) - (account_a < account_b);
+	if (result != TABLE_DONE)
+		rows->n = 0;
+	return result;
 }
 
-/* Have the rows of all these tasks been found in this turn? */
-static bool
-worker_has_found(QueueTask **tasks, int n)
+/* Rows have been read in this round, or are valid no longer. */
+static void
+worker_set_rows(const TableRows *rows, bool valid)
 {
+	for (int i = 0; i < rows->n; i++)
+	{
+		QueueTask  *task = queue_find(rows->rows[i].task_id);
+
+		if (task != NULL)
+			task->row = valid ? &rows->rows[i] : NULL;
+		if (task != NULL && valid)
+		{
+			task->created_at = task->row->created_at;
+			task->read_failures = 0;
+		}
+	}
+}
+
+/* Read rows whose ids were handed over, some at a time, and take them in. */
+static TableResult
+worker_read_new(TableRows *rows)
+{
+	const char *ids[WORKER_ROUND];
+	const char *begin = worker.new_ids.data;
+	const char *id = begin;
+	int			n = 0;
+	TableResult result;
+	int64		now;
+
+	for (; id < begin + worker.new_ids.len && n < WORKER_ROUND;
+		 id += strlen(id) + 1)
+		ids[n++] = id;
+	result = worker_read(ids, n, rows);
+	now = monotonic_us();
+	for (int i = 0; i < rows->n; i++)
+		worker_on_new_row(&rows->rows[i], now);
+	worker_set_rows(rows, true);
+	if (result == TABLE_FAILED)
+		scan_request();			/* one of them may have failed it */
+	if (result != TABLE_LOCKED)
+	{
+		worker.new_ids.len -= (int) (id - begin);
+		memmove(worker.new_ids.data, id, worker.new_ids.len);
+	}
+	return result;
+}
+
+/* Read the rows of tasks that were taken, but for those just read. */
+static TableResult
+worker_read_due(QueueTask **tasks, int n, TableRows *rows)
+{
+	const char *ids[WORKER_ROUND];
+	int			nids = 0;
+	TableResult result;
+
 	for (int i = 0; i < n; i++)
 	{
-		int			j = 0;
-
-		while (j < worker.nfound && worker.found[j] != tasks[i])
-			j++;
-		if (j == worker.nfound)
-			return false;
+		if (tasks[i]->row == NULL)
+			ids[nids++] = tasks[i]->task_id;
 	}
-	return true;
+	if (nids == 0)
+		return TABLE_DONE;
+	result = worker_read(ids, nids, rows);
+	worker_set_rows(rows, true);
+	return result;
 }
 
-/* See to tasks whose rows have just been found: nothing else is in them. */
-static TrackerOutcome
-worker_visit_found(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
-{
-	TrackerRow	rows[WORKER_FOUND];
-
-	for (int i = 0; i < n; i++)
-		rows[i] = (TrackerRow){
-			.task_id = tasks[i]->task_id,
-			.server = NameStr(tasks[i]->account->server_name),
-			.owner = NameStr(tasks[i]->account->owner),
-			.progress = -1,
-			.created_at = tasks[i]->created_at,
-		};
-	return tracker_visit(rows, n, visit, arg);
-}
-
-/* Read the rows of tasks, and see to them. */
-static TrackerOutcome
-worker_confirm(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
-{
-	const char *task_ids[WORKER_ROUND];
-
-	for (int i = 0; i < n; i++)
-		task_ids[i] = tasks[i]->task_id;
-	return tracker_confirm(task_ids, n, visit, arg);
-}
-
-/* Read the rows of the tasks that were taken, and see to them. */
+/* When to poll again after a round that ended so. */
 static void
-worker_read_rows(QueueTask **tasks, int n, TrackerRowVisit visit, void *arg)
+worker_plan_round(TableResult result, int n)
 {
-	TrackerOutcome outcome;
+	int64		wait = worker_after(result);
 
-	qsort(tasks, n, sizeof(QueueTask *), worker_by_account);
-	pgstat_report_activity(STATE_RUNNING, "reading tasks that are due");
-	if (n <= worker.nfound && worker_has_found(tasks, n))
-		outcome = worker_visit_found(tasks, n, visit, arg);
+	worker.poll_at = 0;
+	if (result == TABLE_DONE)
+		worker.round_size = Min(worker.round_size * 2, WORKER_ROUND);
+	else if (result == TABLE_FAILED && n > 1)
+		worker.round_size = 1;	/* one row may have failed it: find that */
 	else
-		outcome = worker_confirm(tasks, n, visit, arg);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	worker_settle_round(tasks, n, outcome);
+		worker.poll_at = monotonic_us() + wait;
 }
 
 /*
- * No round before this.  Where nothing that waits falls due before the pause is
- * over, since it has been taken or servers take no more questions at once, the
- * next ones may be due as soon as half of these are answered.
+ * Poll the tasks that are due, and those whose ids were handed over.  Returns
+ * whether there may be more.
  */
-static int64
-worker_next_round(void)
-{
-	if (worker.full && http_in_flight(worker.batch) <= worker.in_flight / 2)
-		return worker.ask_at;
-	return Max(worker.ask_at, worker.round_at);
-}
-
-/* Poll the tasks that are due.  Returns whether there may be more. */
 static bool
-worker_ask(void)
+worker_poll(void)
 {
 	QueueTask  *tasks[WORKER_ROUND];
-	WorkerAccount account;
+	TableRows	new_rows = {0};
+	TableRows	rows = {0};
+	TableResult result = TABLE_DONE;
 	int64		now = monotonic_us();
-	int			n;
+	int			n = 0;
 
-	if (writer_backlog() >= WRITER_BACKLOG || now < worker_next_round() ||
-		now < queue_next(now))
+	if (!write_has_room() || now < worker.poll_at)
 		return false;
-	n = queue_take(tasks, Min(worker.round_size, http_room(worker.batch)),
-				   now + WORKER_ROUND_PAUSE, now);
-	if (n == 0)
+	if (worker.new_ids.len == 0 && now < queue_next(now))
 		return false;
-	memset(&account, 0, sizeof(account));
-	worker_read_rows(tasks, n, worker_on_confirmed, &account);
-	if (n == WORKER_ROUND || worker.round_size < WORKER_ROUND)
-		return true;
-	worker.round_at = now + WORKER_ROUND_PAUSE;
-	worker.in_flight = http_in_flight(worker.batch);
-	worker.full = queue_next(now) >= worker.round_at;
-	return false;
+	pgstat_report_activity(STATE_RUNNING, "polling tasks that are due");
+	if (worker.new_ids.len > 0)
+		result = worker_read_new(&new_rows);
+	if (result == TABLE_DONE)
+	{
+		n = queue_take(tasks, Min(worker.round_size, http_room(poll_batch())),
+					   worker.surplus, monotonic_us());
+		result = worker_read_due(tasks, n, &rows);
+	}
+	worker_start_all(tasks, worker_match(tasks, n, result));
+	worker_set_rows(&new_rows, false);
+	worker_set_rows(&rows, false);
+	worker_plan_round(result, n);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return worker.new_ids.len > 0 || worker.surplus > 0 ||
+		worker.round_size < WORKER_ROUND;
 }
 
 
@@ -590,70 +458,54 @@ worker_ask(void)
  * Giving up
  */
 
-/* A task that is not asked for and seemed too old: is its row? */
-static void
-worker_on_stuck(const TrackerRow *row, void *arg)
+/* The error that has kept a role's tasks from being polled for longest. */
+static const HealthError *
+worker_lasting_error(const QueueRole *role)
 {
-	QueueTask  *task = queue_find(row->task_id);
-	int64		now = monotonic_us();
-	const QueueTrouble *trouble;
-	TrackerChange *change;
-	Question   *ask;
+	const HealthError *key = &role->key.error;
+	const HealthError *server = &role->server->health.error;
 
-	if (task == NULL || task->confirmed)
-		return;
-	task->created_at = row->created_at;
-	trouble = queue_trouble(task, now);
-	if (!queue_is_of(task, row->server, row->owner))
-		queue_move(task, row->server, row->owner, now);
-	else if (trouble == NULL || !question_is_too_old(task))
-		queue_put(task, task->due);
-	else
-	{
-		ask = question_make(task, row);
-		ask->due = Max(task->due, now);
-		change = question_add_change(ask, "abandoned");
-		change->error_code = MemoryContextStrdup(ask->context, trouble->code);
-		change->error_message = MemoryContextStrdup(ask->context,
-													trouble->message);
-	}
-	task->confirmed = true;
+	return health_error_lasts_at(key) <= health_error_lasts_at(server) ? key :
+																		 server;
 }
 
-/*
- * Give up rows that are too old and whose server or account is in trouble for
- * long, so that no answer comes to do it.
- */
+/* Abandon rows that are too old and are not polled because of such errors. */
 static void
 worker_give_up(void)
 {
-	QueueTask  *tasks[WORKER_ROUND];
 	int64		now = monotonic_us();
-	int64		age = anyvod_give_up_after * SECOND;
-	int			max = Min(worker.round_size, WRITER_BACKLOG - writer_backlog());
-	bool		more;
-	int			n;
+	int			age = anyvod_give_up_after;
+	int			nroles;
+	int			n = 0;
+	int			given_up;
+	QueueRole **roles;
+	TableGiveUp *pairs;
 
-	if (max <= 0 || now < Max(worker.give_up_at, worker.ask_at) ||
-		!queue_is_stuck(now))
+	if (now < worker.give_up_at)
 		return;
-	n = queue_take_stuck(tasks, max, GetCurrentTimestamp() - age,
-						 Min(age, WORKER_GRACE), now, &more);
-	worker.give_up_at = more ? now : now + WORKER_GIVE_UP_WAIT;
-	if (n > 0)
-		worker_read_rows(tasks, n, worker_on_stuck, NULL);
-}
+	worker.give_up_at = now + WORKER_GIVE_UP_WAIT;
+	roles = queue_list_roles(&nroles);
+	pairs = palloc(nroles * sizeof(TableGiveUp));
+	for (int i = 0; i < nroles; i++)
+	{
+		const HealthError *error = worker_lasting_error(roles[i]);
 
-
-/* Read the answers that have come, and see to what follows from each. */
-static void
-worker_read(void)
-{
-	HttpRequest *request;
-
-	while (writer_backlog() < WRITER_BACKLOG &&
-		   (request = http_take_finished(worker.batch)) != NULL)
-		question_end(request->tag);
+		if (health_error_lasts_at(error) <= now)
+			pairs[n++] = (TableGiveUp){NameStr(roles[i]->server_name),
+									   NameStr(roles[i]->owner), error->code,
+									   error->message};
+	}
+	if (n == 0)
+		return;
+	pgstat_report_activity(STATE_RUNNING, "giving up old tasks");
+	(void) table_give_up(pairs, n, age, Min(age, WORKER_GRACE),
+						 WORKER_GIVE_UP_ROWS, &given_up);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	if (given_up > 0)
+		slot_wake_waiters();
+	if (given_up == WORKER_GIVE_UP_ROWS)
+		worker.give_up_at = now;
 }
 
 
@@ -661,53 +513,45 @@ worker_read(void)
  * Writing
  */
 
-/* A change has been written, or cannot be now. */
-static void
-worker_on_written(WriterItem *item, bool over)
-{
-	Question   *ask = item->tag;
-
-	if (over)
-		worker_forget_task(ask->task, item->change.answer);
-	else
-	{
-		ask->due = item->due;
-		question_put_back(ask);
-	}
-	question_free(ask);
-}
-
 /* Write what has been learned. */
 static void
 worker_write(void)
 {
+	TableResult result;
 	int64		wait;
-	TrackerOutcome outcome;
 
-	if (writer_next() > monotonic_us())
+	if (write_next() > monotonic_us())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
-	outcome = writer_write();
-	wait = worker_note_outcome(outcome);
-	writer_hold(outcome == TRACKER_DONE ? 0 : monotonic_us() + wait);
+	counters_publish();
+	result = write_backlog() > 0 ? write_updates() : write_retries();
+	wait = worker_after(result);
+	write_hold(result == TABLE_DONE ? 0 : monotonic_us() + wait);
+	counters_publish();
 	slot_wake_waiters();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-
-/*
- * Retention
- */
+/* Learn durations from rows that were settled before this process began. */
+static void
+worker_learn(void)
+{
+	if (durations_next_read() > monotonic_us())
+		return;
+	pgstat_report_activity(STATE_RUNNING, "reading settled tasks");
+	durations_read();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
 
 /* Remove some of the rows that have been kept for long enough. */
 static void
-worker_expire(void)
+worker_remove(void)
 {
-	if (expire_next() > monotonic_us())
+	if (retention_next() > monotonic_us())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "removing settled tasks");
-	expire_slice();
+	retention_remove();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -717,68 +561,73 @@ worker_expire(void)
  * The loop
  */
 
-/* What stood in the way of tasks may be gone: try them at once. */
-static void
-worker_retry_tasks(void)
-{
-	queue_retry(NULL, monotonic_us());
-	worker.table_failures = 0;
-	worker.round_size = WORKER_ROUND;
-	worker.ask_at = 0;
-	lister_hold(0);
-	writer_hold(0);
-}
-
-/* A server or user mapping has changed. */
-static void
-worker_on_server_change(Datum arg, SysCacheIdentifier cache, uint32 hash)
-{
-	worker.changes++;
-}
-
 /*
- * What has been announced?  All rows are scanned where some are new, so their
- * ids are not needed.
+ * Check whether settings have changed that something waits for, and whether the
+ * table is still there.
  */
 static void
-worker_note_signals(void)
+worker_check_settings(void)
+{
+	volatile bool absent = false;
+	const char *schema;
+	Oid			table;
+
+	pgstat_report_activity(STATE_RUNNING, "looking for changed settings");
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		queue_check_settings(monotonic_us());
+		absent = !table_find(&table, &schema);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		/* a role or server is just being dropped, most likely */
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker.round);
+	if (absent)
+		(void) worker_after(TABLE_ABSENT);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/* The table has been altered: what stood in the way of rows may be gone. */
+static void
+worker_on_alteration(void)
+{
+	worker.alterations = table_alterations();
+	worker.table_failures = 0;
+	worker.round_size = WORKER_ROUND;
+	worker.poll_at = 0;
+	scan_hold(0);
+	write_retry_all(monotonic_us());
+}
+
+/* Act upon what this worker was told. */
+static void
+worker_on_signals(void)
 {
 	SlotSignals signals = slot_signals();
-	bool		commands = signals.commands != worker.signals.commands;
-	uint32		changes = worker.changes;
-	StringInfoData ids;
 
 	if (signals.leave)
 	{
 		slot_yield();
 		proc_exit(0);
 	}
-	if (signals.work != worker.signals.work)
-	{
-		initStringInfo(&ids);
-		(void) slot_take_new_ids(&ids);
-		pfree(ids.data);
-		lister_note_news();
-	}
+	worker_take_new_ids();
+	if (signals.commands != worker.signals.commands ||
+		monotonic_us() >= queue_next_check())
+		worker_check_settings();
+	if (table_alterations() != worker.alterations)
+		worker_on_alteration();
 	worker.signals = signals;
-	if (commands || signals.finish)
-		worker_take_all_back();
-	if (!commands)
-		return;
-	StartTransactionCommand();	/* takes invalidations in */
-	CommitTransactionCommand();
-	if (worker.changes != changes)
-	{
-		lister_note_news();
-		queue_forget_trouble(monotonic_us());
-	}
-	worker_retry_tasks();
-	question_note_changes(worker.changes);
 }
 
-/* Has anything been announced since, or a setting been changed? */
+/* Has it been told of anything since, or has a setting changed? */
 static bool
-worker_has_news(void)
+worker_is_signalled(void)
 {
 	SlotSignals signals = slot_signals();
 
@@ -799,23 +648,22 @@ worker_leave(void)
 static bool
 worker_is_idle(void)
 {
-	return queue_size() == 0 && lister_is_done();
+	return queue_size() == 0 && worker.new_ids.len == 0 && scan_is_done();
 }
 
 /*
- * Others wait for a worker or a place, and this one has had its turn: nothing
- * more is asked.  Ends the process when what is under way has come to its end,
- * which the servers' timeouts limit, unless the table is locked; the answers
- * to be written are lost then, and asked for again.
+ * Others wait for a worker, and nothing more is polled.  Ends the process when
+ * what is in flight has ended, which the servers' timeouts limit, and has been
+ * written; if the table is locked that is lost, and polled again.
  */
 static void
-worker_end_turn(void)
+worker_finish(void)
 {
 	if (worker_is_idle())
 		worker_leave();
-	if (writer_backlog() > 0 ? writer_next() > monotonic_us() :
-							   (http_in_flight(worker.batch) == 0 &&
-								!http_has_finished(worker.batch)))
+	if (write_backlog() > 0 ? write_next() > monotonic_us() :
+							  (http_in_flight(poll_batch()) == 0 &&
+							   !http_has_finished(poll_batch())))
 	{
 		slot_yield();
 		proc_exit(0);
@@ -831,54 +679,70 @@ worker_milliseconds_to(int64 until, int64 now)
 	return until <= now ? 0 : (long) ((until - now + 999) / 1000);
 }
 
+/* When to leave if nothing is to be done until then. */
+static int64
+worker_idle_end(int64 now)
+{
+	if (!worker_is_idle())
+	{
+		worker.idle_since = 0;
+		return QUEUE_NEVER;
+	}
+	if (worker.idle_since == 0)
+		worker.idle_since = now;
+	return worker.idle_since + anyvod_idle_timeout * INT64CONST(1000);
+}
+
+/* When to look for rows to give up: only while something fails for long. */
+static int64
+worker_next_give_up(void)
+{
+	int64		lasts_at = QUEUE_NEVER;
+	QueueRole **roles;
+	int			n;
+
+	if (queue_size() == 0)
+		return QUEUE_NEVER;
+	roles = queue_list_roles(&n);
+	for (int i = 0; i < n; i++)
+		lasts_at = Min(lasts_at,
+					   health_error_lasts_at(worker_lasting_error(roles[i])));
+	return Max(lasts_at, worker.give_up_at);
+}
+
 /*
  * How long to wait at most, in milliseconds; -1: until something happens.
- * Leaves when there is nothing to do, and has not been for idle_timeout.
+ * Leaves when there has been nothing to do for idle_timeout.
  */
 static long
 worker_time_to_wait(void)
 {
 	int64		now = monotonic_us();
-	int64		until = Min(Min(lister_next(), writer_next()),
-							durations_next_read());
-	const Question *ahead = worker_first_ahead();
-	bool		idle = worker_is_idle();
+	int64		idle_end = worker_idle_end(now);
+	int64		until = Min(write_next(), scan_next());
 
 	if (worker.signals.finish)
-		return worker_milliseconds_to(writer_next(), now);
-
-	if (ahead != NULL)
-		until = Min(until, ahead->task->due);
-	if (writer_backlog() < WRITER_BACKLOG && http_room(worker.batch) > 0)
-		until = Min(until, Max(queue_next(now), worker_next_round()));
-	until = Min(until, expire_next());
-	if (writer_backlog() < WRITER_BACKLOG && queue_is_stuck(now))
-		until = Min(until, Max(worker.give_up_at, worker.ask_at));
-	if (queue_size() > 0)
-		until = Min(until, queue_next_check());
-
-	if (!idle)
-		worker.idle_since = 0;
-	else
-	{
-		int64		end;
-
-		if (worker.idle_since == 0)
-			worker.idle_since = now;
-		end = worker.idle_since + anyvod_idle_timeout * INT64CONST(1000);
-		if (end <= now)
-			worker_leave();
-		until = Min(until, end);
-	}
+		return worker_milliseconds_to(write_next(), now);
+	if (idle_end <= now)
+		worker_leave();
+	until = Min(until, idle_end);
+	until = Min(until, durations_next_read());
+	until = Min(until, retention_next());
+	until = Min(until, queue_next_check());
+	until = Min(until, worker_next_give_up());
+	if (write_has_room() && http_room(poll_batch()) > 0)
+		until = Min(until,
+					Max(worker.new_ids.len > 0 ? 0 : queue_next(now),
+						worker.poll_at));
 	return worker_milliseconds_to(until, now);
 }
 
 /*
  * End the process if workers are off.  The launcher may not know of that yet,
- * or may never learn of it if they are on again soon: the place is kept.
+ * or may never learn of it if they are on again soon: the slot is kept.
  */
 static void
-worker_heed_setting(void)
+worker_obey_setting(void)
 {
 	if (anyvod_worker)
 		return;
@@ -892,125 +756,69 @@ worker_reload(void)
 {
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	worker_heed_setting();
+	worker_obey_setting();
 }
 
-/*
- * Each transaction uses about as much memory as the one before: give it back
- * to the system only when there is much of it.
- */
+/* A start that finds nothing to do ends before libcurl is even started. */
 static void
-worker_keep_memory(void)
-{
-#ifdef __GLIBC__
-	(void) mallopt(M_TRIM_THRESHOLD, WORKER_SPARE_MEMORY);
-	(void) mallopt(M_MMAP_THRESHOLD, WORKER_LARGE_MEMORY);
-#endif
-}
-
-/* Make what the loop works with. */
-static void
-worker_init(void)
-{
-	MemoryContext old;
-
-	worker.asks = AllocSetContextCreate(TopMemoryContext, "anyvod questions",
-										ALLOCSET_DEFAULT_SIZES);
-	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
-										 ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(worker.asks);
-	worker.ahead = pairingheap_allocate(worker_compare, NULL);
-	MemoryContextSwitchTo(old);
-	question_init(worker.asks);
-	worker_keep_memory();
-	queue_init();
-	durations_init();
-	writer_init(worker_on_written);
-	worker.round_size = WORKER_ROUND;
-}
-
-/* A visit that found nothing to do ends before libcurl is even started. */
-static void
-worker_first_look(void)
+worker_start_up(void)
 {
 	for (;;)
 	{
 		worker.signals = slot_signals();
-		question_note_changes(worker.changes);
-		lister_restart();
-		do
-			worker_list();
-		while (lister_is_listing() && queue_size() == 0);
-		if (worker.absent || worker_is_idle())
+		worker_take_new_ids();
+		scan_begin();
+		while (scan_is_starting() && !worker.absent && queue_size() == 0 &&
+			   scan_next() <= monotonic_us())
 		{
-			worker_leave();
-			worker.absent = false;
-			continue;			/* work has come meanwhile */
+			CHECK_FOR_INTERRUPTS();
+			MemoryContextReset(worker.round);
+			worker_scan();
 		}
-		break;
+		if (!worker.absent && !worker_is_idle())
+			return;
+		worker_leave();
+		worker.absent = false;	/* work has come meanwhile */
 	}
 }
 
+/* One iteration. */
 static void
-worker_check_body(void *arg)
-{
-	queue_check_accounts(monotonic_us());
-}
-
-/*
- * Do accounts that wait for other settings have them?  If that cannot be told,
- * it is tried again in a while.
- */
-static void
-worker_check_accounts(void)
-{
-	ErrorData  *error = NULL;
-
-	if (monotonic_us() >= queue_next_check())
-		(void) tracker_run(AccessShareLock, TRACKER_TIME_LIMIT,
-						   worker_check_body, NULL, &error);
-	if (error != NULL)
-		FreeErrorData(error);
-}
-
-/* One turn. */
-static void
-worker_turn(void)
+worker_iterate(void)
 {
 	long		timeout = -1;
 
-	worker.nfound = 0;			/* they may have changed during the wait */
-	worker_note_signals();
-	worker_check_accounts();
-	worker_read();
+	counters_publish();			/* what follows counts after a reset */
+	worker_on_signals();
+	poll_read_responses();
 	worker_write();
-	worker_expire();
+	worker_remove();
 	worker_give_up();
-	worker_list();				/* its rows are asked for before they change */
 	if (worker.signals.finish)
-		worker_end_turn();
-	else if (worker_ask())
+		worker_finish();
+	else if (worker_poll())
 		timeout = 0;
-	else
-		durations_read();
-	worker_send_due();
-	MemoryContextReset(worker.round);
+	worker_scan();
 	if (worker.absent)
 	{
-		/* The extension was dropped, and all questions are void. */
-		worker_note_signals();
+		/* The extension was dropped, and all polls are void. */
+		worker.signals = slot_signals();
 		worker_leave();
 		proc_exit(1);			/* it has been made again: start afresh */
 	}
 	if (timeout != 0)
+	{
+		worker_learn();
 		timeout = worker_time_to_wait();
-	if (writer_backlog() < WRITER_BACKLOG && http_has_finished(worker.batch))
+	}
+	if (write_has_room() && http_has_finished(poll_batch()))
 		timeout = 0;
+	slot_set_blocked(queue_has_blocked(monotonic_us()) ||
+					 write_next() != QUEUE_NEVER || worker.table_failures > 0);
 	/* Waiting for a lock, or in a trigger, may have reset the latch. */
-	if (timeout != 0 && worker_has_news())
+	if (timeout != 0 && worker_is_signalled())
 		timeout = 0;
-
-	counters_before_wait(timeout, queue_size(), queue_first_due());
+	counters_before_wait(timeout, queue_size(), queue_oldest_due());
 	durations_publish(timeout);
 
 	/* Nobody's statement is cancelled here; what is meant is to terminate. */
@@ -1031,23 +839,25 @@ worker_main(Datum database)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database),
 											  InvalidOid, 0);
 	slot_attach();
-	slot_set_blocked(true);
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_on_server_change,
-								  (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_on_server_change,
-								  (Datum) 0);
-	worker_heed_setting();
-	tracker_pin_settings();
-	worker_init();
+	worker_obey_setting();
+	table_pin_settings();
+	worker.round = AllocSetContextCreate(TopMemoryContext, "anyvod round",
+										 ALLOCSET_DEFAULT_SIZES);
+	initStringInfo(&worker.new_ids);
+	worker.round_size = WORKER_ROUND;
+	queue_init();
+	durations_init();
+	poll_init();
 	MemoryContextSwitchTo(worker.round);
 	pgstat_report_activity(STATE_IDLE, NULL);
 
-	worker_first_look();
+	worker_start_up();
+	slot_set_serving();
 	counters_attach();
-	worker.batch = http_batch_create(worker.asks);
 	for (;;)
 	{
+		MemoryContextReset(worker.round);
 		MemoryContextSwitchTo(worker.round);
-		worker_turn();
+		worker_iterate();
 	}
 }

@@ -86,6 +86,7 @@ sub requests
 my %came;
 ok( wait_until(
 		sub {
+			sleep 1;
 			return !grep { (requests($_))[0] < 5 * $tasks } @servers;
 		}),
 	'The worker sends requests to the old address of each server.');
@@ -107,9 +108,11 @@ close_session($session);
 
 # A server is there when the new address has had two rounds of requests after
 # the last one to the old address.  (A server that has failed is asked again
-# after a minute at most.)
+# after a minute at most.)  To look once a second leaves the processor to the
+# tests beside this.
 wait_until(
 	sub {
+		sleep 1;
 		foreach my $server (@servers)
 		{
 			my (undef, $last) = requests($server);

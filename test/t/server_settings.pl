@@ -121,7 +121,7 @@ is( sql('SELECT count(*) FROM seen WHERE right_key = (state = \'00000\')'),
 $simulator->reset;
 
 begin_query($session, "SELECT count(response) FROM anyvod_query_many("
-	  . "ARRAY(SELECT 'delay300-many-' || i FROM generate_series(1, 8) AS i))");
+	  . "ARRAY(SELECT 'delay200-many-' || i FROM generate_series(1, 8) AS i))");
 more_requests(1);
 replace_key('sk-0', 'sk-2');
 is((end_query($session))[1], '8', 'anyvod_query_many, while the key is replaced');
@@ -151,8 +151,10 @@ foreach my $sql (
 		'00000', '28000'
 	])
 {
+	my $before = requests();
+
 	begin_query($session, $sql->[0]);
-	more_requests(1);
+	wait_until(sub { requests() > $before });
 	rename $file, "$file.away" or BAIL_OUT("$file: $!");
 	my ($state, $output) = end_query($session);
 	rename "$file.away", $file or BAIL_OUT("$file: $!");
@@ -184,9 +186,9 @@ sub changed_during
 	return (requests() - $before, $state, $took);
 }
 
-my $wait = "SELECT anyvod_wait('t600000-w', '10 s')";
+my $wait = "SELECT anyvod_wait('t600000-w', '5 s')";
 my $many = 'SELECT count(*) FROM anyvod_query_many('
-  . "ARRAY(SELECT 'delay300-m-' || i FROM generate_series(1, 20) AS i))";
+  . "ARRAY(SELECT 'delay150-m-' || i FROM generate_series(1, 20) AS i))";
 my $revoke = 'REVOKE USAGE ON FOREIGN SERVER anyapi FROM app';
 my $grant = 'GRANT USAGE ON FOREIGN SERVER anyapi TO app';
 my $map = "CREATE USER MAPPING FOR app SERVER anyapi OPTIONS (api_key 'sk-4')";

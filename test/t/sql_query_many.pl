@@ -6,6 +6,9 @@ use strict;
 use warnings;
 
 use AnyvodTest;
+use AnyvodTest::Http qw(add_server response succeeded task_of);
+use AnyvodTest::Peer;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $simulator = start_simulator(keys => ['sk-many']);
@@ -187,9 +190,50 @@ foreach my $bytes (2_200_000, 5_000_000)
 {
 	is( $session->query_safe(
 			'SELECT count(DISTINCT task_id), string_agg(DISTINCT error_message, \', \')'
-			  . ' FROM anyvod_query_many(' . ids("huge$bytes", 100) . ')'),
-		'100|', "100 responses of $bytes bytes are 100 rows");
+			  . ' FROM anyvod_query_many(' . ids("huge$bytes", 50) . ')'),
+		'50|', "50 responses of $bytes bytes are 50 rows");
 }
+
+# Eight find no room in the same moment: each has 4 MB of its response, which
+# does not say how long it is, and needs another buffer of twice that for what
+# has come while the backend was stopped.
+my $go_on = $node->basedir . '/go_on';
+my $peer = AnyvodTest::Peer->new(
+	AnyvodTest::Peer::gateway(
+		sub {
+			my ($head, $client, $note) = @_;
+			my $task = task_of($head);
+			my $body = succeeded($task) . ' ' x 5_000_000;
+			my $first = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+			  . "Connection: close\r\n\r\n" . substr($body, 0, 4_150_000);
+
+			AnyvodTest::Peer::send_all($client, $first);
+			$note->("held\n");
+			wait_until(sub { -e $go_on });
+			AnyvodTest::Peer::send_all($client, substr($body, 4_150_000, 90_000));
+			$note->("more\n");
+			AnyvodTest::Peer::send_all($client, substr($body, 4_240_000));
+			return undef;
+		}));
+add_server($node, 'in_step', $peer->url);
+begin_query($session,
+	"SELECT count(*), string_agg(error_message, ', ') FROM anyvod_query_many("
+	  . ids('step', 8) . ", 'in_step')");
+ok(wait_until(sub { (() = $peer->heard =~ /held/g) == 8 }),
+	'eight responses are held at 4 MB');
+my $port = sprintf '%04X', $peer->port;
+ok( wait_until(
+		sub {
+			# local and remote address, state, bytes to send : bytes to read
+			return slurp_file('/proc/net/tcp') !~
+			  /^\s*\d+: (?:\S+ )?\S+:$port (?:\S+ )?01 (?!0{8}:0{8})/m;
+		}),
+	'The backend has them.');
+kill 'STOP', $pid;
+append_to_file($go_on, '');
+ok(wait_until(sub { (() = $peer->heard =~ /more/g) == 8 }), 'and then go on');
+kill 'CONT', $pid;
+is((end_query($session))[1], '8|', 'All become rows.');
 
 # An open cursor leaves room for others.
 $session->query_safe('BEGIN');

@@ -220,7 +220,7 @@ is($simulator->task_requests('http429-ra600-spaced'), 1,
 # A row that this transaction has locked is filled in by nobody else.
 foreach my $lock ('FOR UPDATE', 'FOR NO KEY UPDATE', 'FOR SHARE')
 {
-	my $id = 't3000-' . lc($lock =~ s/ //gr);
+	my $id = 't1500-' . lc($lock =~ s/ //gr);
 
 	$session->query_safe(
 		"INSERT INTO anyvod_tasks (task_id) VALUES ('$id'); BEGIN;"
