@@ -30,8 +30,12 @@ MODULE_big = anyvod
 OBJS = \
 	$(WIN32RES) \
 	src/anyvod.o \
-	src/table/change.o \
-	src/worker/expire.o \
+	src/control/counters.o \
+	src/control/database_hooks.o \
+	src/control/shmem.o \
+	src/control/slot.o \
+	src/control/stat_schedule.o \
+	src/control/xact_hooks.o \
 	src/http/client.o \
 	src/http/event_loop.o \
 	src/http/handles.o \
@@ -39,40 +43,39 @@ OBJS = \
 	src/http/multi.o \
 	src/http/result.o \
 	src/launcher/launcher.o \
-	src/worker/lister.o \
-	src/worker/durations.o \
-	src/schedule/plan.o \
-	src/schedule/retry.o \
-	src/worker/question.o \
-	src/worker/queue.o \
 	src/response/answer.o \
 	src/response/document.o \
 	src/response/sanitize.o \
 	src/response/to_datum.o \
 	src/response/value.o \
+	src/schedule/plan.o \
+	src/schedule/retry.o \
 	src/schedule/schedule.o \
 	src/server/options.o \
 	src/server/secret_file.o \
 	src/server/settings.o \
 	src/server/validate.o \
-	src/table/settled.o \
 	src/sql/errors.o \
 	src/sql/parse.o \
 	src/sql/query.o \
 	src/sql/query_many.o \
 	src/sql/request.o \
+	src/sql/stat_views.o \
 	src/sql/triggers.o \
 	src/sql/wait.o \
-	src/control/counters.o \
-	src/control/database_hooks.o \
-	src/control/shmem.o \
-	src/control/slot.o \
-	src/control/xact_hooks.o \
-	src/sql/stat_views.o \
-	src/control/stat_schedule.o \
-	src/table/tracker.o \
+	src/table/access.o \
+	src/table/row_image.o \
+	src/table/select.o \
+	src/table/settled.o \
+	src/table/update.o \
+	src/worker/durations.o \
+	src/worker/poll.o \
+	src/worker/queue.o \
+	src/worker/retention.o \
+	src/worker/scan.o \
+	src/worker/server_health.o \
 	src/worker/worker.o \
-	src/worker/writer.o
+	src/worker/write.o
 PGFILEDESC = "anyvod - AI image and video tasks of an AnyAPI gateway"
 
 EXTENSION = anyvod

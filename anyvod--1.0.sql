@@ -134,10 +134,10 @@ CREATE TABLE @extschema@.anyvod_tasks (
     settled_at      timestamptz
 ) WITH (fillfactor = 70);
 
--- Pending rows, those never answered (status is null) apart: the worker lists
--- all of them when it starts and the latter when it is woken, page by page in
--- this order.  As "progress" is in no index, an update of it is HOT.
-CREATE INDEX anyvod_tasks_pending ON @extschema@.anyvod_tasks (status, task_id)
+-- For scans of pending rows, page by page, the newest first.  As what a poll
+-- changes is in no index, an update of a pending row is HOT.
+CREATE INDEX anyvod_tasks_pending
+    ON @extschema@.anyvod_tasks (created_at, task_id)
     WHERE state = 'pending';
 
 -- For retention, page by page in this order, and for what is learned from the
@@ -194,7 +194,7 @@ COMMENT ON COLUMN @extschema@.anyvod_tasks.ended_at IS
 COMMENT ON COLUMN @extschema@.anyvod_tasks.created_at IS
     'when the row was inserted';
 COMMENT ON COLUMN @extschema@.anyvod_tasks.updated_at IS
-    'when the worker last wrote the row';
+    'when the worker last wrote the row, or it was set back to pending';
 COMMENT ON COLUMN @extschema@.anyvod_tasks.settled_at IS
     'when the row left pending';
 

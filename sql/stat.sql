@@ -128,9 +128,11 @@ FROM anyvod_stat_server WHERE server = 'regress_stat_other';
 SELECT last_error FROM anyvod_stat_worker WHERE datname = current_database();
 -- what waits for the end of a pause is overdue, and more so with time
 CALL regress_helpers.wait_for($$oldest_due < clock_timestamp() - interval '1 s' FROM anyvod_stat_worker WHERE datname = current_database()$$);
--- a change ends the pauses
+-- a change ends the pauses of that server, and no others
 ALTER SERVER anyapi OPTIONS (ADD timeout '10s');
 CALL regress_helpers.wait_for($$bool_and(state = 'working' AND paused_until IS NULL AND paused_why IS NULL) FROM anyvod_stat_server WHERE server = 'anyapi'$$);
+SELECT state, auth FROM anyvod_stat_server WHERE server = 'regress_stat_other';
+ALTER SERVER regress_stat_other OPTIONS (ADD timeout '10s');
 CALL regress_helpers.wait_for($$auth = 2 FROM anyvod_stat_server WHERE server = 'regress_stat_other'$$);
 
 -- a row's own trouble is an SQLSTATE

@@ -253,7 +253,7 @@ counters_end(const CountedRequest *request, int kind)
 {
 	CountersServer *server;
 
-	if (counters_is_error(kind))
+	if (counters_is_error(kind) && !request->ours)
 		counters_error(counters_kind_name(kind));
 	if (!counters_begin())
 		return;
@@ -268,7 +268,7 @@ counters_end(const CountedRequest *request, int kind)
 		server->figures.kinds[kind]++;
 		server->figures.requests += request->retries;
 		server->figures.connections += request->connected;
-		if (counters_is_error(kind))
+		if (counters_is_error(kind) && !request->ours)
 		{
 			server->error = kind;
 			server->result = request->result;
@@ -276,7 +276,7 @@ counters_end(const CountedRequest *request, int kind)
 			server->http_status = request->http_status;
 			server->error_at = GetCurrentTimestamp();
 		}
-		else
+		else if (!request->ours)
 			server->key_until = 0;
 	}
 	counters_done();

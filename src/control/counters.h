@@ -107,6 +107,7 @@ typedef struct CountedRequest
 	int64		elapsed;		/* microseconds */
 	int			retries;		/* times that it was sent after the first */
 	bool		connected;		/* a connection was made for it */
+	bool		ours;			/* it failed by this process's fault */
 } CountedRequest;
 
 /* For the worker.  "until" is a time of monotonic_us(), 0: it is not so. */

@@ -30,7 +30,7 @@
 #include "anyvod.h"
 #include "control/slot.h"
 #include "control/xact_hooks.h"
-#include "table/tracker.h"
+#include "table/access.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
 PG_FUNCTION_INFO_V1(anyvod_tasks_turned);
@@ -72,7 +72,7 @@ trigger_warn(Relation relation)
 		detail = "The setting \"anyvod.worker\" is off.";
 		hint = "Set \"anyvod.worker\" to on and reload the configuration.";
 	}
-	if (detail == NULL && !tracker_find_table(&table, &schema))
+	if (detail == NULL && !table_find(&table, &schema))
 	{
 		detail = "It is not in the extension's schema.";
 		hint = "Move it back with ALTER TABLE ... SET SCHEMA.";
@@ -152,6 +152,17 @@ trigger_set(HeapTuple row, TupleDesc desc, const char *name, Datum value,
 	return heap_modify_tuple_by_cols(row, desc, 1, &column, &value, &isnull);
 }
 
+/* The row with now in a column, unless the owner has changed its type. */
+static HeapTuple
+trigger_set_now(HeapTuple row, TupleDesc desc, const char *name)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+
+	if (SPI_gettypeid(desc, trigger_column(desc, name)) != TIMESTAMPTZOID)
+		return row;
+	return trigger_set(row, desc, name, TimestampTzGetDatum(now), false);
+}
+
 /*
  * AFTER INSERT OR UPDATE OF task_id, state, server, owner: the worker is told,
  * at commit, of a row that is pending; sessions may wait for one that is not.
@@ -206,8 +217,6 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	HeapTuple	row = insert ? old : trigger->tg_newtuple;
 	bool		changed = insert;
 	bool		pending;
-	int			settled_at;
-	Datum		now;
 
 	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL)
@@ -227,15 +236,13 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 	{
 		for (int i = 0; i < (int) lengthof(learned); i++)
 			row = trigger_set(row, desc, learned[i], (Datum) 0, true);
-		return PointerGetDatum(row);
+		/* it is not to be given up before it was polled once more */
+		return PointerGetDatum(trigger_set_now(row, desc, "updated_at"));
 	}
-	settled_at = trigger_column(desc, "settled_at");
-	now = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	if (SPI_gettypeid(desc, settled_at) == TIMESTAMPTZOID &&
-		heap_attisnull(row, settled_at, desc) &&
+	if (heap_attisnull(row, trigger_column(desc, "settled_at"), desc) &&
 		(insert ||
 		 strcmp(trigger_text(old, desc, "state"), "pending") == 0))
-		row = trigger_set(row, desc, "settled_at", now, false);
+		row = trigger_set_now(row, desc, "settled_at");
 	return PointerGetDatum(row);
 }
 

@@ -43,7 +43,7 @@
 #include "response/to_datum.h"
 #include "schedule/retry.h"
 #include "sql/request.h"
-#include "table/tracker.h"
+#include "table/access.h"
 
 PG_FUNCTION_INFO_V1(anyvod_wait);
 PG_FUNCTION_INFO_V1(anyvod_wait_all);
@@ -207,7 +207,7 @@ wait_read(WaitRow *row, char **ids, int n, const char *server)
 	MemoryContextReset(row->context);
 	row->rows = 0;
 	row->pending = false;
-	if (!tracker_find_table(&table, &schema) ||
+	if (!table_find(&table, &schema) ||
 		(server != NULL &&
 		 pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK))
 		return;

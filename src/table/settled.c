@@ -15,7 +15,7 @@
 
 #include "response/to_datum.h"
 #include "table/settled.h"
-#include "table/tracker.h"
+#include "table/access.h"
 
 typedef struct SettledPage
 {
@@ -36,7 +36,7 @@ typedef struct SettledPage
 static char *
 settled_utf8(SPITupleTable *rows, int n, int column)
 {
-	char	   *text = tracker_string(rows, n, column);
+	char	   *text = table_string(rows, n, column);
 	size_t		len;
 
 	return text ? result_to_utf8(text, strlen(text), &len) : NULL;
@@ -45,29 +45,24 @@ settled_utf8(SPITupleTable *rows, int n, int column)
 static void
 settled_read_body(void *arg)
 {
-	static TrackerPlan read;
+	static TablePlan plan = {
+		.sql = "SELECT settled_at::pg_catalog.timestamptz,"
+			   " server::pg_catalog.name, pg_catalog.left(task_type, 1000),"
+			   " pg_catalog.left(model, 1000),"
+			   " started_at::pg_catalog.timestamptz,"
+			   " ended_at::pg_catalog.timestamptz FROM %1$s.anyvod_tasks"
+			   " WHERE state <> 'pending' AND settled_at < $1"
+			   " ORDER BY settled_at DESC FETCH FIRST ($2) ROWS WITH TIES",
+		.nargs = 2,
+		.types = {TIMESTAMPTZOID, INT4OID},
+	};
 	SettledPage *page = arg;
-	Oid			types[2] = {TIMESTAMPTZOID, INT4OID};
 	Datum		values[2];
-	SPIPlanPtr	plan;
 	SPITupleTable *rows;
 
-	plan = tracker_plan(&read,
-						psprintf("SELECT settled_at::pg_catalog.timestamptz,"
-								 " server::pg_catalog.name,"
-								 " pg_catalog.left(task_type, 1000),"
-								 " pg_catalog.left(model, 1000),"
-								 " started_at::pg_catalog.timestamptz,"
-								 " ended_at::pg_catalog.timestamptz"
-								 " FROM %s.anyvod_tasks"
-								 " WHERE state <> 'pending' AND settled_at < $1"
-								 " ORDER BY settled_at DESC"
-								 " FETCH FIRST ($2) ROWS WITH TIES",
-								 tracker_get_schema()),
-						2, types);
 	values[0] = TimestampTzGetDatum(page->before);
 	values[1] = Int32GetDatum(page->max);
-	if (SPI_execute_plan(plan, values, NULL, true, SETTLED_TIES * page->max) !=
+	if (SPI_execute_plan(table_plan(&plan), values, NULL, true, SETTLED_TIES * page->max) !=
 		SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -79,17 +74,17 @@ settled_read_body(void *arg)
 		SettledRow	row;
 		bool		isnull[2];
 
-		row.server = tracker_name(rows, i, 2);
+		row.server = table_name(rows, i, 2);
 		row.task_type = settled_utf8(rows, i, 3);
 		row.model = settled_utf8(rows, i, 4);
 		row.started_at =
-			DatumGetTimestampTz(tracker_value(rows, i, 5, &isnull[0]));
+			DatumGetTimestampTz(table_value(rows, i, 5, &isnull[0]));
 		row.ended_at =
-			DatumGetTimestampTz(tracker_value(rows, i, 6, &isnull[1]));
+			DatumGetTimestampTz(table_value(rows, i, 6, &isnull[1]));
 		if (row.server != NULL && !isnull[0] && !isnull[1])
 			page->visit(&row, page->arg);
 		page->before =
-			DatumGetTimestampTz(tracker_value(rows, i, 1, &isnull[0]));
+			DatumGetTimestampTz(table_value(rows, i, 1, &isnull[0]));
 	}
 }
 
@@ -98,15 +93,15 @@ settled_read_body(void *arg)
  * long their tasks took.  "before" is where to go on, "n" says how many rows
  * there were.
  */
-TrackerOutcome
+TableResult
 settled_read(int max, TimestampTz *before, SettledVisit visit, void *arg,
 			 int *n)
 {
 	SettledPage page = {max, *before, visit, arg, 0};
-	TrackerOutcome outcome = tracker_read("read settled tasks",
-										  settled_read_body, &page);
+	TableResult result = table_read("read settled tasks",
+									settled_read_body, &page);
 
 	*before = page.before;
 	*n = page.n;
-	return outcome;
+	return result;
 }

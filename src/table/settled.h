@@ -11,7 +11,7 @@
 #define ANYVOD_SETTLED_H
 
 #include "datatype/timestamp.h"
-#include "table/tracker.h"
+#include "table/access.h"
 
 /* A settled row whose task's course is known.  Strings are UTF-8. */
 typedef struct SettledRow
@@ -25,7 +25,7 @@ typedef struct SettledRow
 
 typedef void (*SettledVisit)(const SettledRow *row, void *arg);
 
-extern TrackerOutcome settled_read(int max, TimestampTz *before,
-								   SettledVisit visit, void *arg, int *n);
+extern TableResult settled_read(int max, TimestampTz *before,
+								SettledVisit visit, void *arg, int *n);
 
 #endif							/* ANYVOD_SETTLED_H */

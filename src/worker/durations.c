@@ -94,7 +94,7 @@ static ScheduleKey
 durations_key(const QueueTask *task, const Answer *answer)
 {
 	return schedule_key(durations.schedule,
-						NameStr(task->account->server_name),
+						NameStr(task->role->server_name),
 						answer->task_type, answer->model);
 }
 
@@ -113,7 +113,7 @@ durations_record_start(const QueueTask *task, int64 now)
 	int64		late = Max(DURATIONS_LATE,
 						   durations_settings().detection_delay);
 
-	if (task->running.key != SCHEDULE_NO_KEY && !task->held &&
+	if (task->running.key != SCHEDULE_NO_KEY && !task->blocked &&
 		now - task->due > late)
 		durations_throttle(task, now);
 }
@@ -174,7 +174,7 @@ durations_record_over(QueueTask *task, const Answer *answer)
 void
 durations_throttle(const QueueTask *task, int64 now)
 {
-	schedule_throttle(durations.schedule, NameStr(task->account->server_name),
+	schedule_throttle(durations.schedule, NameStr(task->role->server_name),
 					  now);
 }
 
@@ -205,14 +205,14 @@ void
 durations_read(void)
 {
 	int64		now = monotonic_us();
-	TrackerOutcome outcome;
+	TableResult result;
 	int			n;
 
 	if (now < durations.read_at)
 		return;
-	outcome = settled_read(DURATIONS_PAGE, &durations.before,
-						   durations_on_row, NULL, &n);
-	if (outcome == TRACKER_BUSY)
+	result = settled_read(DURATIONS_PAGE, &durations.before,
+						  durations_on_row, NULL, &n);
+	if (result == TABLE_LOCKED)
 	{
 		durations.read_at = now + DURATIONS_BUSY_WAIT;
 		return;
@@ -220,7 +220,7 @@ durations_read(void)
 	durations.changed = true;
 	durations.rows += n;
 	/* if it failed, without them: the log has why */
-	if (outcome != TRACKER_DONE || n < DURATIONS_PAGE ||
+	if (result != TABLE_DONE || n < DURATIONS_PAGE ||
 		durations.rows >= DURATIONS_ROWS)
 		durations.read_at = QUEUE_NEVER;
 }

@@ -189,13 +189,13 @@ my $begin = clock_ms();
 sql("UPDATE anyvod_tasks SET state = 'pending', created_at = '-infinity'"
 	  . " WHERE task_id = 'http503-ra3600-resting-7'");
 sql("INSERT INTO anyvod_tasks (task_id, server, created_at)"
-	  . " VALUES ('image-t600000-old', 'healthy', now() - interval '1 day')");
+	  . " VALUES ('unknown-old', 'healthy', now() - interval '1 day')");
 ok( poll_until(
 		$node,
-		"SELECT state FROM anyvod_tasks WHERE task_id = 'image-t600000-old'",
+		"SELECT state FROM anyvod_tasks WHERE task_id = 'unknown-old'",
 		'abandoned'),
 	'an old row of a server that is well is asked for once more');
-is($simulator->task_requests('image-t600000-old'), 1, 'once');
+is($simulator->task_requests('unknown-old'), 1, 'once');
 ok( poll_until(
 		$node,
 		'SELECT state FROM anyvod_tasks'

@@ -244,32 +244,4 @@ close_session($user);
 sql('DROP TRIGGER gate ON anyvod_tasks');
 drop_trigger('counted');
 
-# Rows that cannot be written are asked for at common times, a quarter of a
-# second apart, so that many wake the worker up no oftener than one does.
-my ($rows, $apart, $together) = (30, 250, 60);
-add_trigger('refused', 'BEFORE', "RAISE 'refused';");
-track('refused', $rows);
-my @asked;
-ok( wait_until(
-		sub {
-			my %known;
-
-			# the first question is asked when the row comes
-			@asked = map { $_->{ms} % $apart }
-			  grep { ($_->{id} // '') =~ /-refused-/ && $known{ $_->{id} }++ }
-			  @{ $simulator->requests(10_000) };
-			return @asked >= 4 * $rows;
-		}),
-	'rows are refused again and again');
-my ($most) = sort { $b <=> $a } map {
-	my $from = $_;
-
-	scalar grep { ($_ - $from) % $apart < $together } @asked
-} 0 .. $apart - 1;
-measured('%d of %d questions came within the same %d of %d ms',
-	$most, scalar @asked, $together, $apart);
-# evenly spread it would be a quarter of them
-cmp_ok($most, '>', @asked / 2, 'and asked for at common times');
-drop_trigger('refused');
-
 done_testing();

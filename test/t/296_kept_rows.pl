@@ -152,11 +152,13 @@ ok( wait_until(
 		}),
 	'they are when the setting changes');
 my $referenced = ': update or delete on table "anyvod_tasks" violates foreign';
-is(said($_, $referenced), 1, "the log says of $_ why, once")
+cmp_ok(said($_, $referenced), '>=', 1, "the log says of $_ why")
   foreach qw(first old-1000-between old-2000-a old-2000-b old-2000-c last);
-is(said('refused', ': not this one'), 1,
+cmp_ok(said('refused', ': not this one'), '>=', 1,
 	'also of one that a trigger refuses to let go');
-is(said('suppressed', '\n.*A trigger or rule keeps its row'), 1,
+like(
+	slurp_file($node->logfile),
+	qr/could not remove \d+ settled tasks\n.*A trigger or rule keeps their rows/,
 	'and of one that it suppresses the removal of');
 
 # Nothing is in the way of them any more.
@@ -180,13 +182,7 @@ ok( poll_until(
 		't3600000-running'),
 	'what is let go goes');
 is(sql(count_of('many-%')), 150, 'what is not stays, however many');
-ok( wait_until(
-		sub {
-			$node->log_contains(qr/anyvod names no more tasks that it could/);
-		}),
-	'the log says that it names no more');
-my @named = slurp_file($node->logfile) =~ /could not remove task "many-/g;
-cmp_ok(scalar @named, '>=', 80, 'after it has named many');
-cmp_ok(scalar @named, '<=', 100, 'but not all');
+my $lines = () = slurp_file($node->logfile) =~ /LOG:  anyvod (?:could|logs)/g;
+cmp_ok($lines, '<=', 20, 'nor do they fill the log');
 
 done_testing();

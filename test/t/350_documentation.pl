@@ -271,7 +271,7 @@ is_same(
 }
 is_same(
 	[ map { $_->[0] } $reference->table('NOTIFY', 'channel') ],
-	[ $sources =~ /#define TRACKER_CHANNEL "(\w+)"/ ],
+	[ $sources =~ /#define UPDATE_CHANNEL "(\w+)"/ ],
 	'channels');
 is_same(
 	[ grep { $_ } map { $_->[0] } $reference->table('Processes', 'backend_type') ],

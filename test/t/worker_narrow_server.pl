@@ -1,22 +1,17 @@
-# Rows of tasks that are due are read in rounds, a few at a time, not one by one
-# where a rate limit lets them through so.  But a server that has no room for
-# more questions until it has answered does not wait for a round.
+# A server that is sent one request at a time, and has more tasks than that, gets
+# the next one as soon as it has responded, also while another is paused.
 
 use strict;
 use warnings;
 
-use AnyvodStatements;
 use AnyvodTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 plan skip_all => 'needs /proc of Linux' if !-e '/proc/self/status';
 
-# A round comes this long after the one before, in milliseconds.
-my $pause = 4;
-
 my $simulator = start_simulator(keys => ['sk-rounds']);
-my $node = counting_node(
+my $node = anyvod_node(
 	'rounds',
 	simulator => $simulator,
 	api_key => 'sk-rounds',
@@ -96,23 +91,5 @@ foreach my $what ('it is alone', 'another is not asked for long')
 	cmp_ok($slept, '<', 1.5 * $asked,
 		"without a pause after each answer: $what");
 }
-
-# Tasks that a rate limit lets through one after another, 1,600 in a second
-sql('DELETE FROM anyvod_tasks');
-track('anyapi', 160);
-ok( wait_until(
-		sub { $simulator->task_requests('image-t6000000-anyapi-160') > 0 }),
-	'tasks are asked for');
-my @begin = (clock_ms(), rows_read($node), asked());
-ok(wait_until(sub { asked() >= $begin[2] + 4000 }), 'again and again');
-my @end = (asked(), rows_read($node), clock_ms());
-my $took = $end[2] - $begin[0];
-my $rounds = $end[1] - $begin[1];
-
-measured('%d questions were asked in %.0f ms in %d rounds',
-	$end[0] - $begin[2], $took, $rounds);
-cmp_ok($rounds, '>', 0, 'rounds are seen');
-cmp_ok($rounds, '<', 10 + 1.1 * $took / $pause,
-	'what is due is read in rounds, not one by one');
 
 done_testing();
