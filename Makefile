@@ -31,11 +31,9 @@ OBJS = \
 	$(WIN32RES) \
 	src/anyvod.o \
 	src/control/counters.o \
-	src/control/database_hooks.o \
+	src/control/hooks.o \
 	src/control/shmem.o \
 	src/control/slot.o \
-	src/control/stat_schedule.o \
-	src/control/xact_hooks.o \
 	src/http/client.o \
 	src/http/event_loop.o \
 	src/http/handles.o \
@@ -52,11 +50,9 @@ OBJS = \
 	src/schedule/retry.o \
 	src/schedule/schedule.o \
 	src/server/options.o \
-	src/server/secret_file.o \
 	src/server/settings.o \
 	src/server/validate.o \
 	src/sql/errors.o \
-	src/sql/parse.o \
 	src/sql/query.o \
 	src/sql/query_many.o \
 	src/sql/request.o \

@@ -19,9 +19,8 @@
 #include "utils/guc.h"
 
 #include "anyvod.h"
-#include "control/database_hooks.h"
+#include "control/hooks.h"
 #include "control/shmem.h"
-#include "control/xact_hooks.h"
 #include "launcher/launcher.h"
 
 PG_MODULE_MAGIC;
@@ -109,8 +108,7 @@ _PG_init(void)
 		shmem_init();
 		if (IsBinaryUpgrade)
 			return;
-		xact_hooks_init();
-		database_hooks_init();
+		hooks_init();
 		launcher_register();
 	}
 }

@@ -44,31 +44,16 @@
 #define COMPAT_BGWORKER_INTERRUPTIBLE 0
 #endif
 
-/* The privileges of a role on a foreign server. */
-#if PG_VERSION_NUM >= 160000
-#define compat_server_aclcheck(server, role, mode) \
-	object_aclcheck(ForeignServerRelationId, server, role, mode)
-#else
-#define compat_server_aclcheck(server, role, mode) \
-	pg_foreign_server_aclcheck(server, role, mode)
-#endif
-
-/* The privileges of a role on a schema. */
-#if PG_VERSION_NUM >= 160000
-#define compat_schema_aclcheck(schema, role, mode) \
-	object_aclcheck(NamespaceRelationId, schema, role, mode)
-#else
-#define compat_schema_aclcheck(schema, role, mode) \
-	pg_namespace_aclcheck(schema, role, mode)
-#endif
-
-/* Is a role the owner of a database? */
-#if PG_VERSION_NUM >= 160000
-#define compat_database_ownercheck(database, role) \
-	object_ownercheck(DatabaseRelationId, database, role)
-#else
-#define compat_database_ownercheck(database, role) \
-	pg_database_ownercheck(database, role)
+/* Before 16 each class of objects has functions of its own. */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
+#define object_aclcheck(class, object, role, mode) \
+	((class) == ForeignServerRelationId ? \
+		 pg_foreign_server_aclcheck(object, role, mode) : \
+		 pg_namespace_aclcheck(object, role, mode))
+#define object_ownercheck(class, object, role) \
+	pg_database_ownercheck(object, role)
 #endif
 
 /* The type of a syscache's number. */
@@ -118,6 +103,7 @@ compat_wait_event(const char *name)
  * since; 17 made the lexer's context something that is freed.
  */
 #include "common/jsonapi.h"
+#include "mb/pg_wchar.h"
 
 #if PG_VERSION_NUM >= 160000
 typedef JsonParseErrorType CompatJsonResult;
@@ -127,19 +113,16 @@ typedef void CompatJsonResult;
 #define COMPAT_JSON_DONE return
 #endif
 
-/*
- * A lexer for len bytes (below 1 GB), which hands out decoded strings if that
- * is wanted.
- */
+/* A lexer for len bytes (below 1 GB) of UTF-8, which decodes strings. */
 static inline JsonLexContext *
-compat_json_lex(const char *json, size_t len, int encoding, bool decode)
+compat_json_lex(const char *json, size_t len)
 {
 #if PG_VERSION_NUM >= 170000
 	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
-										encoding, decode);
+										PG_UTF8, true);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
-										encoding, decode);
+										PG_UTF8, true);
 #endif
 }
 

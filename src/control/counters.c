@@ -1,12 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * counters.c
- *		Counting what the workers do.
+ *		What the workers count and learn, for all to see.
  *
- * A worker counts in its database's entry of shared memory, which it alone
- * writes.  The counters outlive it, so that figures can be read after the work
- * is done; they start afresh with the server, as they are for watching and not
- * for accounting.
+ * A worker counts in memory of its own and copies that to its database's entry
+ * of shared memory a few times an iteration, not for each request.  There the
+ * counters outlive it, so that figures can be read after the work is done; they
+ * start afresh with the server, as they are for watching and not for
+ * accounting.  So do the durations that it has learned, until others need the
+ * room.
  *
  * Nothing here names a task, a URL or anything that a gateway said: of an
  * error its kind is kept, an HTTP status or how far a connection came, an
@@ -28,8 +30,9 @@
 #include "control/counters.h"
 #include "control/shmem.h"
 
-/* This worker's counters, NULL while it does not count. */
-static Counters *mine = NULL;
+/* This worker's counters, and where all see them, NULL until it counts. */
+static Counters mine;
+static Counters *shown = NULL;
 
 /* So often it has used one of its servers. */
 static uint64 uses = 0;
@@ -70,30 +73,48 @@ counters_bucket_begin(int bucket)
  * The worker
  */
 
-/* Begin to count, if this worker counts yet. */
-static bool
-counters_begin(void)
+/* The figures start at nothing; what is so now stays. */
+static void
+counters_clear(Counters *counters, TimestampTz now)
 {
-	if (mine != NULL)
-		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	return mine != NULL;
+	memset(&counters->figures, 0, sizeof(counters->figures));
+	counters->restarts = 0;
+	counters->error_at = 0;
+	counters->reset_at = now;
+	for (int i = 0; i < COUNTERS_SERVERS; i++)
+	{
+		memset(&counters->servers[i].figures, 0,
+			   sizeof(CountersServerFigures));
+		counters->servers[i].error_at = 0;
+	}
 }
 
-static void
-counters_done(void)
+/*
+ * Let all see what this worker has counted.  If that was reset, what has been
+ * counted since the last call is lost.
+ */
+void
+counters_publish(void)
 {
+	if (shown == NULL)
+		return;
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	if (shown->reset_at != mine.reset_at)
+		counters_clear(&mine, shown->reset_at);
+	if (shown->worker == MyProcPid)
+		*shown = mine;
 	LWLockRelease(shmem_lock());
 }
 
-/* Pauses and requests of a worker end with it.  The lock is held. */
+/* Pauses and requests of a worker end with it. */
 static void
 counters_end_requests(void)
 {
-	mine->in_flight = 0;
+	mine.in_flight = 0;
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		mine->servers[i].in_flight = 0;
-		mine->servers[i].server_until = mine->servers[i].key_until = 0;
+		mine.servers[i].in_flight = 0;
+		mine.servers[i].server_until = mine.servers[i].key_until = 0;
 	}
 }
 
@@ -101,15 +122,11 @@ counters_end_requests(void)
 static void
 counters_detach(int code, Datum arg)
 {
-	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	if (mine->worker == MyProcPid)
-	{
-		mine->worker = 0;
-		mine->left_at = GetCurrentTimestamp();
-		counters_end_requests();
-	}
-	counters_done();
-	mine = NULL;
+	mine.worker = 0;
+	mine.left_at = GetCurrentTimestamp();
+	counters_end_requests();
+	counters_publish();
+	shown = NULL;
 }
 
 /*
@@ -120,15 +137,17 @@ void
 counters_attach(void)
 {
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	mine = &shmem_find(MyDatabaseId)->counters;
-	mine->worker = MyProcPid;
-	mine->started_at = GetCurrentTimestamp();
-	mine->oldest_due = PG_INT64_MAX;
-	mine->condition = COUNTERS_WELL;
+	shown = &shmem_find(MyDatabaseId)->counters;
+	shown->worker = MyProcPid;
+	mine = *shown;
+	LWLockRelease(shmem_lock());
+	mine.started_at = GetCurrentTimestamp();
+	mine.oldest_due = PG_INT64_MAX;
+	mine.condition = COUNTERS_WELL;
 	counters_end_requests();
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
-		uses = Max(uses, mine->servers[i].used);
-	counters_done();
+		uses = Max(uses, mine.servers[i].used);
+	counters_publish();
 	before_shmem_exit(counters_detach, (Datum) 0);
 }
 
@@ -139,12 +158,12 @@ counters_attach(void)
 void
 counters_set_condition(CountersCondition condition)
 {
-	if (mine != NULL && mine->condition == condition)
+	if (shown != NULL && mine.condition == condition)
 		return;
+	mine.condition = condition;
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	if (slot_is_worker())
-		shmem_find(MyDatabaseId)->counters.condition = condition;
-	counters_done();
+	shmem_find(MyDatabaseId)->counters.condition = condition;
+	LWLockRelease(shmem_lock());
 }
 
 /*
@@ -159,15 +178,13 @@ counters_before_wait(long timeout, int64 pending, int64 oldest_due)
 
 	if (pending > 0)
 		activity = "waiting until a task is due";
-	if (mine != NULL && mine->in_flight > 0)
+	if (mine.in_flight > 0)
 		activity = "waiting for responses";
 	if (timeout != 0)
 		pgstat_report_activity(STATE_IDLE, activity);
-	if (!counters_begin())
-		return;
-	mine->pending = pending;
-	mine->oldest_due = oldest_due;
-	counters_done();
+	mine.pending = pending;
+	mine.oldest_due = oldest_due;
+	counters_publish();
 }
 
 /* A server and mapping of this worker, NULL if they are not kept. */
@@ -176,7 +193,7 @@ counters_find_server(Oid serverid, Oid umid)
 {
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		CountersServer *server = &mine->servers[i];
+		CountersServer *server = &mine.servers[i];
 
 		if (server->serverid == serverid && server->umid == umid)
 			return server;
@@ -184,59 +201,30 @@ counters_find_server(Oid serverid, Oid umid)
 	return NULL;
 }
 
-/* The same, in the place of the least recently used if it is new. */
-static CountersServer *
-counters_find_or_make_server(Oid serverid, Oid umid)
+/* A request has been started. */
+void
+counters_request(Oid serverid, Oid umid)
 {
 	CountersServer *server = counters_find_server(serverid, umid);
 
 	if (server == NULL)
 	{
-		server = mine->servers;
+		/* in the place of the least recently used */
+		server = mine.servers;
 		for (int i = 1; i < COUNTERS_SERVERS; i++)
 		{
-			if (mine->servers[i].used < server->used)
-				server = &mine->servers[i];
+			if (mine.servers[i].used < server->used)
+				server = &mine.servers[i];
 		}
 		memset(server, 0, sizeof(CountersServer));
 		server->serverid = serverid;
 		server->umid = umid;
 	}
 	server->used = ++uses;
-	return server;
-}
-
-/* A request has been started. */
-void
-counters_request(Oid serverid, Oid umid)
-{
-	CountersServer *server;
-
-	if (!counters_begin())
-		return;
-	server = counters_find_or_make_server(serverid, umid);
 	server->in_flight++;
 	server->figures.requests++;
-	mine->in_flight++;
-	mine->figures.polls++;
-	counters_done();
-}
-
-/* Does a request that ended so tell of an error of the server, not the task? */
-static bool
-counters_is_error(int kind)
-{
-	switch (kind)
-	{
-		case ANSWER_RUNNING:
-		case ANSWER_SUCCEEDED:
-		case ANSWER_FAILED:
-		case ANSWER_NO_OUTPUT:
-		case ANSWER_UNKNOWN_TASK:
-			return false;
-		default:
-			return true;
-	}
+	mine.in_flight++;
+	mine.figures.polls++;
 }
 
 /* How a request ended, in a word. */
@@ -247,64 +235,54 @@ counters_kind_name(int kind)
 										  answer_verdict_name(kind);
 }
 
-/* A request has ended. */
-static void
-counters_end(const CountedRequest *request, int kind)
+/*
+ * A request has ended: with a response, by its verdict, or (NULL) without one
+ * that could be read; "ours": by this process's fault.
+ */
+void
+counters_response(Oid serverid, Oid umid, const HttpRequest *request,
+				  const Answer *answer, bool ours)
 {
-	CountersServer *server;
+	CountersServer *server = counters_find_server(serverid, umid);
+	int			retries = Max(request->attempts - 1, 0);
+	int			kind = COUNTERS_NO_RESPONSE;
+	bool		failed;
 
-	if (counters_is_error(kind) && !request->ours)
+	if (answer != NULL)
+		kind = answer->verdict;
+	else if (request->result == HTTP_TOO_LARGE)
+		kind = ANSWER_UNREADABLE;
+	/* is it an error of the server, not the task? */
+	failed = kind >= ANSWER_AUTH && kind != ANSWER_UNKNOWN_TASK && !ours;
+	if (failed)
 		counters_error(counters_kind_name(kind));
-	if (!counters_begin())
-		return;
-	mine->in_flight--;
-	mine->figures.polls += request->retries;
+	mine.in_flight--;
+	mine.figures.polls += retries;
 	if (request->result == HTTP_COMPLETE)
-		mine->figures.request_times[counters_bucket(request->elapsed)]++;
-	server = counters_find_server(request->serverid, request->umid);
-	if (server != NULL)			/* others were used meanwhile if not */
+		mine.figures.request_times[counters_bucket(request->elapsed)]++;
+	if (server == NULL)			/* others were used meanwhile */
+		return;
+	server->in_flight = Max(server->in_flight - 1, 0);
+	server->figures.kinds[kind]++;
+	server->figures.requests += retries;
+	server->figures.connections += request->connected;
+	if (failed)
 	{
-		server->in_flight = Max(server->in_flight - 1, 0);
-		server->figures.kinds[kind]++;
-		server->figures.requests += request->retries;
-		server->figures.connections += request->connected;
-		if (counters_is_error(kind) && !request->ours)
-		{
-			server->error = kind;
-			server->result = request->result;
-			server->phase = request->phase;
-			server->http_status = request->http_status;
-			server->error_at = GetCurrentTimestamp();
-		}
-		else if (!request->ours)
-			server->key_until = 0;
+		server->error = kind;
+		server->result = request->result;
+		server->phase = request->phase;
+		server->http_status = request->status;
+		server->error_at = GetCurrentTimestamp();
 	}
-	counters_done();
-}
-
-void
-counters_response(const CountedRequest *request, AnswerVerdict verdict)
-{
-	counters_end(request, verdict);
-}
-
-/* A request has ended without a response, or with one that is too large. */
-void
-counters_no_response(const CountedRequest *request)
-{
-	bool		too_large = request->result == HTTP_TOO_LARGE;
-
-	counters_end(request, too_large ? ANSWER_UNREADABLE : COUNTERS_NO_RESPONSE);
+	else if (!ours)
+		server->key_until = 0;
 }
 
 /* A request has changed nothing in the table. */
 void
 counters_unchanged(void)
 {
-	if (!counters_begin())
-		return;
-	mine->figures.unchanged++;
-	counters_done();
+	mine.figures.unchanged++;
 }
 
 /*
@@ -315,29 +293,23 @@ counters_unchanged(void)
 void
 counters_written(const Answer *answer, bool watched)
 {
-	if (!counters_begin())
-		return;
-	mine->figures.written++;
+	mine.figures.written++;
 	if (watched && answer != NULL && answer->has_ended_at &&
 		(answer->verdict == ANSWER_SUCCEEDED ||
 		 answer->verdict == ANSWER_FAILED))
 	{
 		int64		delay = GetCurrentTimestamp() - answer->ended_at;
 
-		mine->figures.delays[counters_bucket(delay)]++;
+		mine.figures.delays[counters_bucket(delay)]++;
 	}
-	counters_done();
 }
 
 /* Something has gone wrong: an SQLSTATE, or how a request ended. */
 void
 counters_error(const char *sqlstate)
 {
-	if (!counters_begin())
-		return;
-	strlcpy(mine->error, sqlstate, sizeof(mine->error));
-	mine->error_at = GetCurrentTimestamp();
-	counters_done();
+	strlcpy(mine.error, sqlstate, sizeof(mine.error));
+	mine.error_at = GetCurrentTimestamp();
 }
 
 /* A time of monotonic_us() that is to come, 0 if it is past. */
@@ -355,61 +327,73 @@ counters_server_paused(Oid serverid, int64 until, RetryKind why)
 {
 	TimestampTz at = until > 0 ? counters_timestamp(until) : 0;
 
-	if (!counters_begin())
-		return;
 	for (int i = 0; i < COUNTERS_SERVERS; i++)
 	{
-		CountersServer *server = &mine->servers[i];
+		CountersServer *server = &mine.servers[i];
 
 		if (server->serverid != serverid)
 			continue;
 		server->server_until = at;
 		server->server_limited = why == RETRY_RATE_LIMITED;
 	}
-	counters_done();
 }
 
 /* This key was refused, and is not used until then. */
 void
 counters_key_refused(Oid serverid, Oid umid, int64 until)
 {
-	CountersServer *server;
+	CountersServer *server = counters_find_server(serverid, umid);
 
-	if (!counters_begin())
-		return;
-	server = counters_find_server(serverid, umid);
 	if (server != NULL)
 		server->key_until = counters_timestamp(until);
-	counters_done();
+}
+
+/*
+ * This worker has learned this of a key.  It takes the key's place, a free one,
+ * or that of what was published first.
+ */
+void
+counters_learned(const ScheduleSummary *summary)
+{
+	LearnedKey *keys = shmem_get()->learned;
+	LearnedKey *key = &keys[0];
+
+	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
+	for (int i = 0; i < COUNTERS_LEARNED; i++)
+	{
+		if (keys[i].database == MyDatabaseId &&
+			strcmp(keys[i].summary.server, summary->server) == 0 &&
+			strcmp(keys[i].summary.task_type, summary->task_type) == 0 &&
+			strcmp(keys[i].summary.model, summary->model) == 0)
+		{
+			key = &keys[i];
+			break;
+		}
+		if (keys[i].published_at < key->published_at)
+			key = &keys[i];
+	}
+	key->database = MyDatabaseId;
+	key->published_at = GetCurrentTimestamp();
+	key->summary = *summary;
+	LWLockRelease(shmem_lock());
 }
 
 
 /*
- * Resetting
+ * Sessions
  */
 
-/* The figures of this database start at nothing; what is so now stays. */
+/* The figures of this database start at nothing. */
 void
 counters_reset(void)
 {
 	SharedDatabase *entry;
 
+	if (shmem_get() == NULL)
+		return;
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	entry = shmem_find(MyDatabaseId);
 	if (entry != NULL)
-	{
-		Counters   *counters = &entry->counters;
-
-		memset(&counters->figures, 0, sizeof(counters->figures));
-		counters->restarts = 0;
-		counters->error_at = 0;
-		counters->reset_at = GetCurrentTimestamp();
-		for (int i = 0; i < COUNTERS_SERVERS; i++)
-		{
-			memset(&counters->servers[i].figures, 0,
-				   sizeof(CountersServerFigures));
-			counters->servers[i].error_at = 0;
-		}
-	}
-	counters_done();
+		counters_clear(&entry->counters, GetCurrentTimestamp());
+	LWLockRelease(shmem_lock());
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * counters.h
- *		Counting what the workers do.
+ *		What the workers count and learn, for all to see.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -11,9 +11,10 @@
 #define ANYVOD_COUNTERS_H
 
 #include "datatype/timestamp.h"
-#include "http/result.h"
+#include "http/client.h"
 #include "response/answer.h"
 #include "schedule/retry.h"
+#include "schedule/schedule.h"
 
 /* How a request ends: with a response, by its verdict, or with none. */
 #define COUNTERS_NO_RESPONSE ANSWER_VERDICTS
@@ -76,7 +77,8 @@ typedef struct CountersServer
 
 /*
  * The counters of a database.  They outlive its workers.  Guarded by the lock
- * of shmem.h; the worker writes them, the launcher "restarts".
+ * of shmem.h; the worker writes them, and while there is none the launcher
+ * "restarts".
  */
 typedef struct Counters
 {
@@ -96,26 +98,23 @@ typedef struct Counters
 	CountersServer servers[COUNTERS_SERVERS];
 } Counters;
 
-/* A request that has ended, as far as it is counted. */
-typedef struct CountedRequest
+/* Keys of all databases that are kept; the one published first goes. */
+#define COUNTERS_LEARNED 256
+
+/* What was learned of how long the tasks of a key take. */
+typedef struct LearnedKey
 {
-	Oid			serverid;
-	Oid			umid;
-	HttpResult	result;
-	HttpPhase	phase;
-	int			http_status;
-	int64		elapsed;		/* microseconds */
-	int			retries;		/* times that it was sent after the first */
-	bool		connected;		/* a connection was made for it */
-	bool		ours;			/* it failed by this process's fault */
-} CountedRequest;
+	Oid			database;		/* InvalidOid: free */
+	TimestampTz published_at;
+	ScheduleSummary summary;
+} LearnedKey;
 
 /* For the worker.  "until" is a time of monotonic_us(), 0: it is not so. */
 extern void counters_attach(void);
 extern void counters_request(Oid serverid, Oid umid);
-extern void counters_response(const CountedRequest *request,
-							  AnswerVerdict verdict);
-extern void counters_no_response(const CountedRequest *request);
+extern void counters_response(Oid serverid, Oid umid,
+							  const HttpRequest *request,
+							  const Answer *answer, bool ours);
 extern void counters_unchanged(void);
 extern void counters_written(const Answer *answer, bool watched);
 extern void counters_error(const char *sqlstate);
@@ -123,6 +122,8 @@ extern void counters_server_paused(Oid serverid, int64 until,
 								   RetryKind why);
 extern void counters_key_refused(Oid serverid, Oid umid, int64 until);
 extern void counters_set_condition(CountersCondition condition);
+extern void counters_learned(const ScheduleSummary *summary);
+extern void counters_publish(void);
 extern void counters_before_wait(long timeout, int64 pending,
 								 int64 oldest_due);
 

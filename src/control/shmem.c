@@ -105,16 +105,10 @@ shmem_find(Oid database)
 	return NULL;
 }
 
-/* Does an entry hold nothing but what can be had again, or old figures? */
-static bool
-shmem_is_reusable(const SharedDatabase *entry)
-{
-	return (entry->slot.state == SLOT_FREE ||
-			entry->slot.state == SLOT_CLOSED) &&
-		entry->slot.prepared == 0 && entry->counters.worker == 0;
-}
-
-/* The entry whose loss matters least, NULL if all are in use. */
+/*
+ * The entry whose loss matters least: one that holds nothing but what can be
+ * had again, or old figures.  NULL if all are in use.
+ */
 static SharedDatabase *
 shmem_find_reusable(void)
 {
@@ -124,7 +118,8 @@ shmem_find_reusable(void)
 	{
 		SharedDatabase *entry = &shared->databases[i];
 
-		if (shmem_is_reusable(entry) &&
+		if (entry->slot.state <= SLOT_CLOSED && entry->slot.prepared == 0 &&
+			entry->counters.worker == 0 &&
 			(found == NULL || entry->slot.state < found->slot.state ||
 			 (entry->slot.state == found->slot.state &&
 			  entry->counters.left_at < found->counters.left_at)))

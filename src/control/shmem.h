@@ -15,7 +15,6 @@
 
 #include "control/counters.h"
 #include "control/slot.h"
-#include "control/stat_schedule.h"
 
 /* Databases beyond anyvod.max_databases that can wait for their turn. */
 #define SHMEM_WAITING_DATABASES 64
@@ -44,7 +43,7 @@ typedef struct AnyvodShared
 	int64		launcher_gone_at;	/* then since when; monotonic_us() */
 	bool		no_entry;		/* a database with work got no entry: all are
 								 * to be listed when there is room */
-	StatSchedules schedules;
+	LearnedKey	learned[COUNTERS_LEARNED];
 	int			ndatabases;
 	SharedDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } AnyvodShared;

@@ -3,11 +3,11 @@
  * slot.c
  *		The slot of a database: who serves it, and what is announced to it.
  *
- * A transaction that made work announces it after its commit: it counts up
- * "work" in its database's slot, leaves there the ids of the new rows, and
- * sets the latch of the worker, or of the launcher if there is none.  A worker
- * leaves only if no work was announced since it last looked, under the same
- * lock, so that none is missed.
+ * A database with work has a slot in shared memory.  A transaction that made
+ * work announces it after its commit: it counts up "work" there, leaves the ids
+ * of the new rows, and sets the latch of the worker, or of the launcher, which
+ * starts one.  A worker leaves only if no work was announced since it last
+ * looked, under the same lock, so that none is missed.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -48,6 +48,16 @@ slot_set_latch(pid_t pid)
 		SetLatch(&proc->procLatch);
 }
 
+/* Release the lock, and wake the launcher. */
+static void
+slot_unlock(void)
+{
+	pid_t		launcher = shmem_get()->launcher;
+
+	LWLockRelease(shmem_lock());
+	slot_set_latch(launcher);
+}
+
 /* The database waits for a worker, after those that do already. */
 static void
 slot_want(Slot *slot)
@@ -61,6 +71,19 @@ slot_want(Slot *slot)
 /*
  * Sessions: announcing.  None of this throws, as it comes after the commit.
  */
+
+/* Add ids, or if there is no room for them, have pending rows scanned. */
+void
+slot_add_ids(SlotIds *to, const char *ids, int len)
+{
+	if (len > SLOT_NEW_IDS_SIZE - to->len)
+		to->scan = true;
+	else
+	{
+		memcpy(to->ids + to->len, ids, len);
+		to->len += len;
+	}
+}
 
 /*
  * A transaction has made work in a database: pending rows with those
@@ -84,14 +107,8 @@ slot_announce_work(Oid database, const char *ids, int len, bool scan)
 		Slot	   *slot = &entry->slot;
 
 		slot->work++;
-		if (len > SLOT_NEW_IDS_SIZE - slot->new_ids_len)
-			scan = true;
-		else
-		{
-			memcpy(slot->new_ids + slot->new_ids_len, ids, len);
-			slot->new_ids_len += len;
-		}
-		slot->scan |= scan;
+		slot_add_ids(&slot->new_ids, ids, len);
+		slot->new_ids.scan |= scan;
 		slot->lazy &= len == 0;
 		if (slot->state == SLOT_FREE || slot->state == SLOT_CLOSED)
 		{
@@ -114,70 +131,43 @@ slot_announce_work(Oid database, const char *ids, int len, bool scan)
 void
 slot_announce_prepared(Oid database)
 {
-	AnyvodShared *shared = shmem_get();
 	SharedDatabase *entry;
-	pid_t		launcher;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	entry = shmem_find_or_make(database);
 	if (entry != NULL)
 		entry->slot.prepared = SLOT_PREPARED;
 	else
-		shared->no_entry = true;
-	launcher = shared->launcher;
-	LWLockRelease(shmem_lock());
-	slot_set_latch(launcher);
+		shmem_get()->no_entry = true;
+	slot_unlock();
 }
 
 /*
- * A command has committed in a database, InvalidOid: in all of them.  Workers
- * that have something blocked are to look whether it still is; "all": also
- * others, as the table may be gone.
+ * A command has committed in a database, InvalidOid: in all of them.  Their
+ * workers are told what that means to them.
  */
 void
-slot_announce_commands(Oid database, bool all)
+slot_announce_command(Oid database, SlotCommand command)
 {
 	AnyvodShared *shared = shmem_get();
 
 	for (int i = 0; i < shared->ndatabases; i++)
 	{
 		Slot	   *slot = &shared->databases[i].slot;
-		pid_t		pid = 0;
+		pid_t		pid;
 
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (slot->pid != 0 && (all || slot->has_blocked) &&
-			(!OidIsValid(database) || shared->databases[i].oid == database))
-		{
+		pid = slot->pid;
+		if (OidIsValid(database) && shared->databases[i].oid != database)
+			pid = 0;
+		else if (command == SLOT_COMMAND_SETS)
+			slot->state = pid != 0 && slot->state != SLOT_BLOCKED ?
+				SLOT_RESTARTING :
+				slot->state;
+		else if (command == SLOT_COMMAND_DROPS || slot->has_blocked)
 			slot->commands++;
-			pid = slot->pid;
-		}
-		LWLockRelease(shmem_lock());
-		slot_set_latch(pid);
-	}
-}
-
-/*
- * What the settings of a database start from has changed, InvalidOid: of all.
- * Its worker is replaced by one that reads them; so is the worker of one that
- * takes no connections any more, as far as that allows one.
- */
-void
-slot_announce_settings(Oid database)
-{
-	AnyvodShared *shared = shmem_get();
-
-	for (int i = 0; i < shared->ndatabases; i++)
-	{
-		Slot	   *slot = &shared->databases[i].slot;
-		pid_t		pid = 0;
-
-		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (slot->pid != 0 && slot->state != SLOT_BLOCKED &&
-			(!OidIsValid(database) || shared->databases[i].oid == database))
-		{
-			slot->state = SLOT_RESTARTING;
-			pid = slot->pid;
-		}
+		else
+			pid = 0;
 		LWLockRelease(shmem_lock());
 		slot_set_latch(pid);
 	}
@@ -213,9 +203,7 @@ slot_block(Oid database, pid_t *worker)
 void
 slot_unblock(Oid database)
 {
-	AnyvodShared *shared = shmem_get();
 	SharedDatabase *entry;
-	pid_t		launcher;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	entry = shmem_find(database);
@@ -228,9 +216,7 @@ slot_unblock(Oid database)
 		else
 			slot_want(&entry->slot);
 	}
-	launcher = shared->launcher;
-	LWLockRelease(shmem_lock());
-	slot_set_latch(launcher);
+	slot_unlock();
 }
 
 
@@ -307,8 +293,6 @@ slot_wake_waiters(void)
 static void
 slot_detach(int code, Datum arg)
 {
-	pid_t		launcher;
-
 	if (my_entry == NULL)
 		return;
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
@@ -316,10 +300,8 @@ slot_detach(int code, Datum arg)
 	my_entry->slot.has_blocked = false;
 	if (my_entry->slot.state != SLOT_BLOCKED)
 		my_entry->slot.state = SLOT_FAILED;
-	launcher = shmem_get()->launcher;
-	LWLockRelease(shmem_lock());
+	slot_unlock();
 	my_entry = NULL;
-	slot_set_latch(launcher);
 }
 
 /*
@@ -357,16 +339,12 @@ slot_is_worker(void)
 void
 slot_set_serving(void)
 {
-	pid_t		launcher;
-
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	if (my_entry->slot.state == SLOT_STARTING)
 		my_entry->slot.state = SLOT_SERVING;
 	if (my_entry->slot.serving_since == 0)
 		my_entry->slot.serving_since = monotonic_us();
-	launcher = shmem_get()->launcher;
-	LWLockRelease(shmem_lock());
-	slot_set_latch(launcher);	/* it may start the next first scan */
+	slot_unlock();				/* it may start the next first scan */
 }
 
 /* What was announced to this worker. */
@@ -394,15 +372,15 @@ slot_signals(void)
 bool
 slot_take_new_ids(StringInfo ids)
 {
-	Slot	   *slot = &my_entry->slot;
+	SlotIds    *new_ids = &my_entry->slot.new_ids;
 	bool		scan;
 
 	enlargeStringInfo(ids, SLOT_NEW_IDS_SIZE);
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	appendBinaryStringInfo(ids, slot->new_ids, slot->new_ids_len);
-	scan = slot->scan;
-	slot->new_ids_len = 0;
-	slot->scan = false;
+	appendBinaryStringInfo(ids, new_ids->ids, new_ids->len);
+	scan = new_ids->scan;
+	new_ids->len = 0;
+	new_ids->scan = false;
 	LWLockRelease(shmem_lock());
 	return scan;
 }
@@ -438,20 +416,15 @@ slot_clear(SharedDatabase *entry)
 bool
 slot_leave(uint32 work)
 {
-	pid_t		launcher;
 	bool		leave;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	leave = my_entry->slot.work == work;
 	if (leave)
 		slot_clear(my_entry);
-	launcher = shmem_get()->launcher;
-	LWLockRelease(shmem_lock());
+	slot_unlock();
 	if (leave)
-	{
 		my_entry = NULL;
-		slot_set_latch(launcher);
-	}
 	return leave;
 }
 
@@ -463,21 +436,17 @@ slot_leave(uint32 work)
 void
 slot_yield(void)
 {
-	AnyvodShared *shared = shmem_get();
 	Slot	   *slot = &my_entry->slot;
-	pid_t		launcher;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
 	slot->pid = 0;
 	slot->has_blocked = false;
 	slot->serving_since = 0;
-	slot->scan = true;			/* what was taken is to be found again */
-	if (slot->state == SLOT_FINISHING && shared->no_entry)
+	slot->new_ids.scan = true;	/* what was taken is to be found again */
+	if (slot->state == SLOT_FINISHING && shmem_get()->no_entry)
 		slot_clear(my_entry);	/* listed later, with those without one */
 	else if (slot->state != SLOT_BLOCKED)
 		slot_want(slot);
-	launcher = shared->launcher;
-	LWLockRelease(shmem_lock());
+	slot_unlock();
 	my_entry = NULL;
-	slot_set_latch(launcher);
 }

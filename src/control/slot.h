@@ -3,10 +3,7 @@
  * slot.h
  *		The slot of a database: who serves it, and what is announced to it.
  *
- * A database with work has a slot in shared memory.  Sessions announce there
- * what they have committed, the launcher starts a worker for it, the worker
- * looks there for what is new.  All of a slot is guarded by the one lock of
- * shmem.h.
+ * All of a slot is guarded by the one lock of shmem.h.
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -19,6 +16,14 @@
 
 /* Ids of new pending rows that a slot or a session keeps, in bytes. */
 #define SLOT_NEW_IDS_SIZE 8192
+
+/* New pending rows. */
+typedef struct SlotIds
+{
+	bool		scan;			/* there are more than these */
+	int			len;
+	char		ids[SLOT_NEW_IDS_SIZE]; /* null-terminated, one after another */
+} SlotIds;
 
 /* More transactions were prepared than the launcher has seen. */
 #define SLOT_PREPARED PG_UINT32_MAX
@@ -65,7 +70,8 @@ typedef struct Slot
 	SlotState	state;
 	pid_t		pid;			/* attached worker, which writes it; else 0 */
 	uint32		work;			/* how often work was announced */
-	uint32		commands;		/* how often commands were */
+	uint32		commands;		/* how often commands were that may unblock
+								 * something */
 	bool		has_blocked;	/* the worker wants to know of commands */
 	int64		wanted_since;	/* in WANTED, QUEUED, NO_PROCESS: the queue's
 								 * order; monotonic_us() */
@@ -73,24 +79,29 @@ typedef struct Slot
 	int			blocks;			/* commands that want it without a worker */
 	uint32		prepared;		/* 0, or the ids of prepared transactions that
 								 * may make work, added up by the launcher */
-	bool		scan;			/* pending rows are to be scanned */
 	bool		lazy;			/* nothing but a scan was asked for */
-	int			new_ids_len;
-	char		new_ids[SLOT_NEW_IDS_SIZE]; /* null-terminated, one after
-											 * another */
+	SlotIds		new_ids;
 } Slot;
 
 /* What a worker is told. */
 typedef struct SlotSignals
 {
-	uint32		work;			/* how often work was announced */
-	uint32		commands;		/* how often a command committed that may
-								 * unblock something */
+	uint32		work;			/* as in the slot */
+	uint32		commands;
 	bool		leave;			/* at once: a command wants the database, or
 								 * settings have changed */
 	bool		finish;			/* others wait: poll nothing more, write what
 								 * is in flight, then leave */
 } SlotSignals;
+
+/* What a command means to workers. */
+typedef enum SlotCommand
+{
+	SLOT_COMMAND_ALTERS,		/* what is blocked may not be so any more */
+	SLOT_COMMAND_DROPS,			/* the same, and the table may be gone */
+	SLOT_COMMAND_SETS,			/* settings are old: another worker is to read
+								 * them, if connections are allowed at all */
+} SlotCommand;
 
 /* For the worker. */
 extern void slot_attach(void);
@@ -104,11 +115,11 @@ extern bool slot_leave(uint32 work);
 extern void slot_yield(void);
 
 /* For sessions: at commit. */
+extern void slot_add_ids(SlotIds *to, const char *ids, int len);
 extern bool slot_announce_work(Oid database, const char *ids, int len,
 							   bool scan);
 extern void slot_announce_prepared(Oid database);
-extern void slot_announce_commands(Oid database, bool all);
-extern void slot_announce_settings(Oid database);
+extern void slot_announce_command(Oid database, SlotCommand command);
 extern bool slot_block(Oid database, pid_t *worker);
 extern void slot_unblock(Oid database);
 

@@ -94,6 +94,7 @@ static void
 handle_free(HttpHandle *handle)
 {
 	curl_easy_cleanup(handle->easy);
+	compat_free_url(handle->url);
 	free(handle);
 }
 
@@ -201,7 +202,8 @@ endpoint_create(const ServerSettings *settings)
 		endpoint_free(endpoint);
 		return NULL;
 	}
-	memcpy(endpoint->url, settings->base_url, endpoint->base_len);
+	memcpy(endpoint->url, settings->base_url, endpoint->base_len + 1);
+	endpoint->has_path = strchr(strstr(endpoint->url, "://") + 3, '/') != NULL;
 	dlist_init(&endpoint->queue);
 	dlist_init(&endpoint->connecting);
 	return endpoint;
@@ -333,9 +335,13 @@ handle_set_transfer(HttpHandle *handle, HttpTransfer *transfer)
 	HttpEndpoint *endpoint = transfer->endpoint;
 	int64		left = endpoint->timeout -
 		(transfer->dispatched - transfer->request.started) / 1000;
+	CURLcode	code;
 
 	strlcpy(endpoint->url + endpoint->base_len, transfer->path, MAX_PATH);
-	HTTP_SET(handle->easy, CURLOPT_URL, endpoint->url);
+	code = compat_set_url(handle->easy, &handle->url, endpoint->url,
+						  endpoint->has_path ? NULL : transfer->path);
+	if (code != CURLE_OK)
+		return code;
 	HTTP_SET(handle->easy, CURLOPT_TIMEOUT_MS, (long) Max(left, 1));
 	HTTP_SET(handle->easy, CURLOPT_FRESH_CONNECT, (long) transfer->fresh);
 	handle->error[0] = '\0';

@@ -86,6 +86,7 @@ typedef struct HttpMulti
 typedef struct HttpHandle
 {
 	CURL	   *easy;
+	CompatUrl  *url;			/* the parsed URL, NULL before the first */
 	struct HttpHandle *next;	/* in its endpoint's list, if idle */
 	struct HttpTransfer *transfer;	/* which it serves, NULL if none */
 	char		error[CURL_ERROR_SIZE]; /* libcurl's message */
@@ -117,6 +118,7 @@ typedef struct HttpEndpoint
 	const char *api_key;		/* the place in it, NULL: none */
 	char	   *url;			/* base URL, room for a path behind it */
 	size_t		base_len;		/* length of the base URL */
+	bool		has_path;		/* it has one, which libcurl normalizes */
 	char	   *proxy;			/* "" if none: never the environment's */
 	const HttpAuthorities *authorities; /* NULL: the system's */
 	int			timeout;		/* milliseconds */

@@ -25,7 +25,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -34,7 +33,6 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -90,6 +88,12 @@
 /* What is missing is said in the log no oftener than this. */
 #define LAUNCHER_REPORT_EVERY (10 * 60 * SECOND)
 
+/* States as a set: those that want a worker, those whose worker has failed. */
+#define IN(state) (1 << (state))
+#define LAUNCHER_WAITING \
+	(IN(SLOT_WANTED) | IN(SLOT_QUEUED) | IN(SLOT_NO_PROCESS))
+#define LAUNCHER_FAILED (IN(SLOT_STARTING) | IN(SLOT_FAILED))
+
 /* What the launcher alone knows of an entry.  Times are monotonic_us(). */
 typedef struct LauncherStart
 {
@@ -120,40 +124,38 @@ launcher_look_at(int64 time)
 	next_at = Min(next_at, time);
 }
 
-/* Does a database wait for a worker? */
-static bool
-launcher_is_waiting(const Slot *slot)
-{
-	return slot->pid == 0 &&
-		(slot->state == SLOT_WANTED || slot->state == SLOT_QUEUED ||
-		 slot->state == SLOT_NO_PROCESS);
-}
-
 /*
- * A database that waits comes to another state.  Returns false if it has left
- * that state meanwhile.
+ * A database without worker comes from one of these states to another.
+ * Returns false if it was in none of them any more.
  */
 static bool
-launcher_move(Slot *slot, SlotState state)
+launcher_move(Slot *slot, int from, SlotState to)
 {
-	bool		is_waiting;
+	bool		moves;
 
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	is_waiting = launcher_is_waiting(slot);
-	if (is_waiting)
-		slot->state = state;
+	moves = slot->pid == 0 && (IN(slot->state) & from) != 0;
+	if (moves)
+		slot->state = to;
 	LWLockRelease(shmem_lock());
-	return is_waiting;
+	return moves;
 }
 
-/* May the log say, and not too often, that something is missing? */
-static bool
-launcher_may_report(int64 *reported, int64 now)
+/* What a process of anyvod has in common with the other kind. */
+static BackgroundWorker
+launcher_process(const char *function, const char *type)
 {
-	if (*reported != 0 && now - *reported < LAUNCHER_REPORT_EVERY)
-		return false;
-	*reported = now;
-	return true;
+	BackgroundWorker process = {0};
+
+	process.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	process.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	strlcpy(process.bgw_library_name, "anyvod",
+			sizeof(process.bgw_library_name));
+	strlcpy(process.bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(process.bgw_name, type, BGW_MAXLEN);
+	strlcpy(process.bgw_type, type, BGW_MAXLEN);
+	return process;
 }
 
 
@@ -190,7 +192,7 @@ launcher_leave_databases(const List *existing, const List *now_connectable)
 
 		if (!OidIsValid(oid) || list_member_oid(now_connectable, oid))
 			continue;
-		slot_announce_settings(oid);
+		slot_announce_command(oid, SLOT_COMMAND_SETS);
 		if (list_member_oid(existing, oid))
 			continue;
 		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
@@ -246,8 +248,6 @@ launcher_list_databases(bool all)
 static void
 launcher_note_databases(int64 now)
 {
-	if (!anyvod_worker)
-		return;
 	if (databases_changed)
 		launcher_list_databases(false);
 	if (!shared->no_entry || to_visit != NIL)
@@ -286,7 +286,7 @@ launcher_is_visiting(int64 now)
 static void
 launcher_visit(int64 now)
 {
-	if (to_visit != NIL && anyvod_worker && !launcher_is_visiting(now) &&
+	if (to_visit != NIL && !launcher_is_visiting(now) &&
 		slot_announce_work(linitial_oid(to_visit), NULL, 0, true))
 		to_visit = list_delete_first(to_visit);
 }
@@ -355,28 +355,18 @@ launcher_watch_prepared(int64 now)
 static bool
 launcher_start_worker(LauncherStart *start, Oid database)
 {
-	BackgroundWorker worker = {0};
-	MemoryContext old;
+	BackgroundWorker worker = launcher_process("worker_main", "anyvod worker");
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	bool		started;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION | COMPAT_BGWORKER_INTERRUPTIBLE;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_flags |= COMPAT_BGWORKER_INTERRUPTIBLE;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "anyvod",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "worker_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "anyvod worker for database %u",
 			 database);
-	strlcpy(worker.bgw_type, "anyvod worker", BGW_MAXLEN);
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = MyProcPid;
-
-	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &start->handle);
 	MemoryContextSwitchTo(old);
-	if (!started)
-		start->handle = NULL;
 	return started;
 }
 
@@ -391,7 +381,7 @@ launcher_reap(LauncherStart *start, const Slot *slot)
 		return;
 	pfree(start->handle);
 	start->handle = NULL;
-	if (slot->state != SLOT_STARTING && slot->state != SLOT_FAILED)
+	if ((IN(slot->state) & LAUNCHER_FAILED) == 0)
 		start->backoff = 0;
 }
 
@@ -408,8 +398,7 @@ launcher_back_off(LauncherStart *start, SharedDatabase *entry, int64 now)
 	start->backoff = Min(start->backoff, LAUNCHER_LAST_BACKOFF);
 	start->retry_at = now + start->backoff;
 	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	if (slot->pid == 0 &&
-		(slot->state == SLOT_STARTING || slot->state == SLOT_FAILED))
+	if (slot->pid == 0 && (IN(slot->state) & LAUNCHER_FAILED) != 0)
 	{
 		entry->counters.restarts++;
 		slot->state = SLOT_BACKOFF;
@@ -424,17 +413,12 @@ launcher_tend(LauncherStart *start, SharedDatabase *entry, int64 now)
 {
 	Slot	   *slot = &entry->slot;
 
-	if (slot->state == SLOT_STARTING || slot->state == SLOT_FAILED)
+	if ((IN(slot->state) & LAUNCHER_FAILED) != 0)
 		launcher_back_off(start, entry, now);
 	else if (slot->state == SLOT_BACKOFF && now < start->retry_at)
 		launcher_look_at(start->retry_at);
 	else if (slot->state == SLOT_BACKOFF)
-	{
-		LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-		if (slot->state == SLOT_BACKOFF)
-			slot->state = SLOT_WANTED;
-		LWLockRelease(shmem_lock());
-	}
+		(void) launcher_move(slot, IN(SLOT_BACKOFF), SLOT_WANTED);
 	else if (slot->state == SLOT_CLOSED)
 		launcher_look_at(now + LAUNCHER_CLOSED_EVERY);
 }
@@ -469,7 +453,7 @@ launcher_tend_all(int64 now)
 			continue;
 		}
 		launcher_tend(&starts[i], entry, now);
-		if (launcher_is_waiting(&entry->slot))
+		if ((IN(entry->slot.state) & LAUNCHER_WAITING) != 0)
 			waiting[nwaiting++] = i;
 	}
 	qsort(waiting, nwaiting, sizeof(int), launcher_compare_waits);
@@ -490,22 +474,42 @@ launcher_start(int i, int64 now)
 	if (!list_member_oid(connectable, database))
 	{
 		/* It is gone, or takes no connections, or is newer than the list. */
-		(void) launcher_move(&entry->slot, SLOT_CLOSED);
+		(void) launcher_move(&entry->slot, LAUNCHER_WAITING, SLOT_CLOSED);
 		databases_changed = true;
 		launcher_look_at(now);
 		return true;
 	}
-	if (!launcher_move(&entry->slot, SLOT_STARTING))
+	if (!launcher_move(&entry->slot, LAUNCHER_WAITING, SLOT_STARTING))
 		return true;
 	start->database = database;
 	start->started = now;
 	if (launcher_start_worker(start, database))
 		return true;
-	LWLockAcquire(shmem_lock(), LW_EXCLUSIVE);
-	if (entry->slot.state == SLOT_STARTING)
-		entry->slot.state = SLOT_NO_PROCESS;
-	LWLockRelease(shmem_lock());
+	(void) launcher_move(&entry->slot, IN(SLOT_STARTING), SLOT_NO_PROCESS);
 	return false;
+}
+
+/* Say in the log, and not too often, why databases wait. */
+static void
+launcher_report(bool no_process, int64 now)
+{
+	static int64 reported[2] = {0};
+
+	if (reported[no_process] != 0 &&
+		now - reported[no_process] < LAUNCHER_REPORT_EVERY)
+		return;
+	reported[no_process] = now;
+	if (no_process)
+		ereport(LOG,
+				(errmsg("no background worker slot is free for anyvod"),
+				 errdetail("Databases with pending tasks take turns."),
+				 errhint("Consider raising \"max_worker_processes\".")));
+	else
+		ereport(LOG,
+				(errmsg("all %d databases that anyvod serves at once have pending tasks",
+						anyvod_max_databases),
+				 errdetail("Databases with pending tasks take turns."),
+				 errhint("Consider raising \"anyvod.max_databases\".")));
 }
 
 /*
@@ -515,8 +519,6 @@ launcher_start(int i, int64 now)
 static int
 launcher_start_all(int running, int64 now)
 {
-	static int64 slots_reported = 0;
-	static int64 processes_reported = 0;
 	bool		no_process = false;
 	int			waits = 0;
 
@@ -539,21 +541,12 @@ launcher_start_all(int running, int64 now)
 			if (!no_process)
 				continue;
 		}
-		(void) launcher_move(&entry->slot,
+		(void) launcher_move(&entry->slot, LAUNCHER_WAITING,
 							 no_process ? SLOT_NO_PROCESS : SLOT_QUEUED);
 		waits++;
 	}
-	if (no_process && launcher_may_report(&processes_reported, now))
-		ereport(LOG,
-				(errmsg("no background worker slot is free for anyvod"),
-				 errdetail("Databases with pending tasks take turns."),
-				 errhint("Consider raising \"max_worker_processes\".")));
-	if (!no_process && waits > 0 && launcher_may_report(&slots_reported, now))
-		ereport(LOG,
-				(errmsg("all %d databases that anyvod serves at once have pending tasks",
-						anyvod_max_databases),
-				 errdetail("Databases with pending tasks take turns."),
-				 errhint("Consider raising \"anyvod.max_databases\".")));
+	if (waits > 0)
+		launcher_report(no_process, now);
 	return waits;
 }
 
@@ -622,16 +615,21 @@ launcher_iterate(void)
 
 	next_at = PG_INT64_MAX;
 	StartTransactionCommand();	/* it takes invalidations in, too */
-	launcher_note_databases(now);
-	launcher_visit(now);
+	if (anyvod_worker)
+	{
+		launcher_note_databases(now);
+		launcher_visit(now);
+	}
 	launcher_watch_prepared(now);
 	running = launcher_tend_all(now);
 	if (anyvod_worker)
+	{
 		waits = launcher_start_all(running, now);
-	if (anyvod_worker && to_visit != NIL && shared->no_entry)
-		waits++;
-	else if (anyvod_worker && to_visit != NIL && !launcher_is_visiting(now))
-		launcher_look_at(now);
+		if (to_visit != NIL && shared->no_entry)
+			waits++;
+		else if (to_visit != NIL && !launcher_is_visiting(now))
+			launcher_look_at(now);
+	}
 	if (waits > 0)
 	{
 		launcher_take_turns(waits, now);
@@ -716,16 +714,9 @@ launcher_main(Datum arg)
 void
 launcher_register(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker launcher = launcher_process("launcher_main",
+												 "anyvod launcher");
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;	/* second */
-	strlcpy(worker.bgw_library_name, "anyvod",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "anyvod launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "anyvod launcher", BGW_MAXLEN);
-	RegisterBackgroundWorker(&worker);
+	launcher.bgw_restart_time = 1;	/* second */
+	RegisterBackgroundWorker(&launcher);
 }

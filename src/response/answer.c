@@ -46,14 +46,6 @@ word_begins(const char *word, const char *prefix)
 	return word != NULL && pg_strncasecmp(word, prefix, strlen(prefix)) == 0;
 }
 
-static void
-set_unreadable(Answer *answer, AnswerFlaw flaw, const char *detail)
-{
-	answer->verdict = ANSWER_UNREADABLE;
-	answer->flaw = flaw;
-	answer->flaw_detail = pstrdup(detail);
-}
-
 /* What a code says by itself, whichever of the shapes it came in. */
 static AnswerVerdict
 verdict_of_code(const char *code)
@@ -162,70 +154,45 @@ verdict_of_refusal(const Refusal *refusal)
 	return by_code;
 }
 
-static char *
-concat(const char *a, const char *b, const char *c)
-{
-	size_t		a_len = strlen(a);
-	size_t		b_len = strlen(b);
-	size_t		c_size = strlen(c) + 1;
-	char	   *result = palloc(a_len + b_len + c_size);
-
-	memcpy(result, a, a_len);
-	memcpy(result + a_len, b, b_len);
-	memcpy(result + a_len + b_len, c, c_size);
-	return result;
-}
-
 /*
  * The task object: the one that TaskType names, else the only one.
  *
  * Without a TaskType an object must have something of a task, so that one of
- * another product's answer is not taken for it.
+ * another product's answer is not taken for it.  NULL if there is none.
  */
 static Task *
-choose_task(const Response *response)
+choose_task(Response *response)
 {
-	Task	   *task = NULL;
+	const char *type = response->task_type;
+	Task	  **task = NULL;
+	Task	   *only = response->tasks[0];
 
-	if (response->task_type != NULL)
+	if (type != NULL)
 	{
-		task = document_task(response, response->task_type);
+		task = document_task(response, type);
 		if (task == NULL)
-			task = document_task(response, concat(response->task_type, "Task", ""));
+			task = document_task(response, psprintf("%sTask", type));
 	}
-	if (task == NULL && response->ntasks == 1)
-	{
-		Task	   *only = response->tasks[0];
-
-		if (response->task_type != NULL || only->id != NULL ||
-			only->status != NULL || only->task_status != NULL ||
-			only->err_code != NULL || only->err_code_ext != NULL ||
-			only->progress > 0)
-			task = only;
-	}
-	return task;
+	if (task != NULL)
+		return *task;
+	if (response->ntasks == 1 &&
+		(type != NULL || only->id != NULL || only->status != NULL ||
+		 only->task_status != NULL || only->err_code != NULL ||
+		 only->err_code_ext != NULL || only->progress > 0))
+		return only;
+	return NULL;
 }
 
 /* Add a file to the list if it has a URL, and note the first main one. */
 static void
-list_file(Answer *answer, const FoundFile *file, const FoundFile **main_file)
+list_file(Answer *answer, const AnswerFile *file, const AnswerFile **main_file)
 {
-	AnswerFile *entry;
-
-	if (file->url == NULL)
+	if (file->file_url == NULL)
 		return;
 	if (*main_file == NULL && !word_is(file->usage, "last_frame_url") &&
 		!word_is(file->usage, "position_info"))
 		*main_file = file;
-
-	entry = &answer->files[answer->nfiles++];
-	entry->file_url = file->url;
-	entry->has_expire_time = file->expire.known;
-	entry->expire_time = file->expire.value;
-	entry->file_type = file->type;
-	entry->storage_mode = file->storage_mode;
-	entry->file_id = file->id;
-	entry->media_name = file->media_name;
+	answer->files[answer->nfiles++] = *file;
 }
 
 /*
@@ -233,16 +200,16 @@ list_file(Answer *answer, const FoundFile *file, const FoundFile **main_file)
  * returns the main one, or NULL.  The task's own FileUrl comes last, and is
  * not a result but the source where a procedure is run on a medium.
  */
-static const FoundFile *
+static const AnswerFile *
 list_files(Answer *answer, const Response *response, const Task *task)
 {
 	const Output *output = &task->output;
-	const FoundFile *main_file = NULL;
-	bool		own;
+	const AnswerFile *main_file = NULL;
+	bool		own = task->file.file_url != NULL &&
+		strcmp(task->key, "ProcedureTask") != 0 &&
+		!word_is(response->task_type, "Procedure");
 	int			room = 2;
 
-	own = task->file.url != NULL && strcmp(task->key, "ProcedureTask") != 0 &&
-		!word_is(response->task_type, "Procedure");
 	if (!output->present && !own)
 		return NULL;
 
@@ -266,33 +233,12 @@ list_files(Answer *answer, const Response *response, const Task *task)
 static char *
 model_of(const Input *input)
 {
-	char	   *model;
-
-	if (input->model_name == NULL || input->model_version == NULL)
-		return input->model_name != NULL ?
-			input->model_name :
-			input->model_version;
-	model = concat(input->model_name, " ", input->model_version);
-	return value_line(model, strlen(model));
-}
-
-/* Generations of images, video, audio and models make a file; others may. */
-static bool
-makes_a_file(const char *type)
-{
-	return word_begins(type, "Aigc") || word_begins(type, "SceneAigc");
-}
-
-static void
-set_failed(Answer *answer, const Task *task)
-{
-	answer->verdict = ANSWER_FAILED;
-	if (task == NULL)
-		return;
-	answer->error_code = task->err_code_ext != NULL ?
-		task->err_code_ext :
-		task->err_code;
-	answer->error_message = task->message;
+	if (input->model_name == NULL)
+		return input->model_version;
+	if (input->model_version == NULL)
+		return input->model_name;
+	return value_line(psprintf("%s %s", input->model_name,
+							   input->model_version));
 }
 
 /*
@@ -301,30 +247,30 @@ set_failed(Answer *answer, const Task *task)
  */
 static void
 judge_task(Answer *answer, const Response *response, const Task *task,
-		   const FoundFile *main_file)
+		   const AnswerFile *main_file)
 {
-	const char *type = response->task_type;
-	bool		has_code = false;
+	const char *type = response->task_type != NULL ?
+		response->task_type :
+		task->key;
+	char	   *code = task->err_code_ext != NULL ?
+		task->err_code_ext :
+		task->err_code;
+	bool		finished = word_is(answer->status, "FINISH");
 
-	if (task != NULL)
+	if (word_is(answer->status, "ABORTED") || (finished && code != NULL))
 	{
-		has_code = task->err_code != NULL || task->err_code_ext != NULL;
-		if (type == NULL)
-			type = task->key;
+		answer->verdict = ANSWER_FAILED;
+		answer->error_code = code;
+		answer->error_message = task->message;
 	}
-
-	if (word_is(answer->status, "ABORTED"))
-		set_failed(answer, task);
-	else if (!word_is(answer->status, "FINISH"))
+	else if (!finished)
 		answer->verdict = ANSWER_RUNNING;
-	else if (has_code)
-		set_failed(answer, task);
-	else if (task != NULL && word_is(task->status, "PROCESSING"))
+	else if (word_is(task->status, "PROCESSING"))
 	{
 		answer->verdict = ANSWER_RUNNING;
 		answer->status = task->status;
 	}
-	else if (task != NULL && word_is(task->task_status, "PROCESSING"))
+	else if (word_is(task->task_status, "PROCESSING"))
 	{
 		answer->verdict = ANSWER_RUNNING;
 		answer->status = task->task_status;
@@ -332,12 +278,13 @@ judge_task(Answer *answer, const Response *response, const Task *task,
 	else if (main_file != NULL)
 	{
 		answer->verdict = ANSWER_SUCCEEDED;
-		answer->file_url = main_file->url;
-		answer->has_expire_time = main_file->expire.known;
-		answer->expire_time = main_file->expire.value;
+		answer->file_url = main_file->file_url;
+		answer->has_expire_time = main_file->expire_time.known;
+		answer->expire_time = main_file->expire_time.value;
 	}
-	else if (makes_a_file(type))
+	else if (word_begins(type, "Aigc") || word_begins(type, "SceneAigc"))
 	{
+		/* generations make a file; other tasks may */
 		answer->verdict = ANSWER_NO_OUTPUT;
 		answer->error_code = pstrdup("NoOutput");
 	}
@@ -355,36 +302,32 @@ set_moment(const Time *time, TimestampTz *moment)
 
 /* Read a Response as a task; false if there is none in it. */
 static bool
-read_task(Answer *answer, const Response *response)
+read_task(Answer *answer, Response *response)
 {
-	const FoundFile *main_file = NULL;
-	Task	   *task;
-	char	   *status = response->status;
+	static const Task no_task = {0};
+	const Task *task;
 
 	if (response->crowded)
 		return false;
 	task = choose_task(response);
 	if (task == NULL && (response->task_type == NULL || response->flattened))
 		return false;
-	if (status == NULL && task != NULL)
-		status = task->status != NULL ? task->status : task->task_status;
-	if (status == NULL)
+	if (task == NULL)
+		task = &no_task;
+	answer->status = response->status != NULL ? response->status :
+		task->status != NULL                  ? task->status :
+												task->task_status;
+	if (answer->status == NULL)
 		return false;
 
-	if (task != NULL)
-		answer->task_id = task->id;
-	answer->status = status;
+	answer->task_id = task->id;
 	answer->task_type = response->task_type;
 	answer->has_started_at = set_moment(&response->created,
 										&answer->started_at);
 	answer->has_ended_at = set_moment(&response->finished, &answer->ended_at);
-	if (task != NULL)
-	{
-		answer->progress = task->progress - 1;
-		answer->model = model_of(&task->input);
-		main_file = list_files(answer, response, task);
-	}
-	judge_task(answer, response, task, main_file);
+	answer->progress = task->progress - 1;
+	answer->model = model_of(&task->input);
+	judge_task(answer, response, task, list_files(answer, response, task));
 	return true;
 }
 
@@ -421,15 +364,17 @@ read_accepted(Answer *answer, Document *document)
 		answer->status = document->data.status;
 		answer->progress = document->data.progress - 1;
 	}
-	else if (response == NULL)
-		set_unreadable(answer, ANSWER_FLAW_NO_TASK,
-					   "the answer has no Response");
-	else if (response->crowded)
-		set_unreadable(answer, ANSWER_FLAW_NO_TASK,
-					   "the Response holds too many objects");
 	else
-		set_unreadable(answer, ANSWER_FLAW_NO_TASK,
-					   "the Response holds no task");
+	{
+		answer->verdict = ANSWER_UNREADABLE;
+		answer->flaw = ANSWER_FLAW_NO_TASK;
+		if (response == NULL)
+			answer->flaw_detail = "the answer has no Response";
+		else if (response->crowded)
+			answer->flaw_detail = "the Response holds too many objects";
+		else
+			answer->flaw_detail = "the Response holds no task";
+	}
 }
 
 /*
@@ -442,9 +387,8 @@ read_accepted(Answer *answer, Document *document)
 static void
 read_refused(Answer *answer, Document *document)
 {
-	Refusal		refusal;
+	Refusal		refusal = {0};
 
-	memset(&refusal, 0, sizeof(refusal));
 	if (document->complete)
 		find_refusal(document, &refusal);
 	if (document->flaw != ANSWER_FLAW_NONE)
@@ -516,28 +460,18 @@ answer_read(Answer *answer, int http_status, const char *content_type,
 const char *
 answer_verdict_name(AnswerVerdict verdict)
 {
-	switch (verdict)
-	{
-		case ANSWER_RUNNING:
-			return "running";
-		case ANSWER_SUCCEEDED:
-			return "succeeded";
-		case ANSWER_FAILED:
-			return "failed";
-		case ANSWER_NO_OUTPUT:
-			return "no_output";
-		case ANSWER_AUTH:
-			return "auth";
-		case ANSWER_RATE_LIMITED:
-			return "rate_limited";
-		case ANSWER_UNKNOWN_TASK:
-			return "unknown_task";
-		case ANSWER_TRANSIENT:
-			return "transient";
-		case ANSWER_REJECTED:
-			return "rejected";
-		case ANSWER_UNREADABLE:
-			return "unreadable";
-	}
-	return "unknown";
+	static const char *const names[ANSWER_VERDICTS] = {
+		[ANSWER_RUNNING] = "running",
+		[ANSWER_SUCCEEDED] = "succeeded",
+		[ANSWER_FAILED] = "failed",
+		[ANSWER_NO_OUTPUT] = "no_output",
+		[ANSWER_AUTH] = "auth",
+		[ANSWER_RATE_LIMITED] = "rate_limited",
+		[ANSWER_UNKNOWN_TASK] = "unknown_task",
+		[ANSWER_TRANSIENT] = "transient",
+		[ANSWER_REJECTED] = "rejected",
+		[ANSWER_UNREADABLE] = "unreadable",
+	};
+
+	return names[verdict];
 }

@@ -54,16 +54,23 @@ typedef enum AnswerFlaw
 /* Messages are cut at this many characters. */
 #define ANSWER_MAX_MESSAGE 2000
 
-/* One file of a finished task.  Strings are UTF-8, NULL when absent or "". */
+typedef struct Time
+{
+	bool		known;
+	TimestampTz value;			/* DT_NOEND: never */
+} Time;
+
+/* One file of a task.  Strings are UTF-8, NULL when absent or "". */
 typedef struct AnswerFile
 {
-	char	   *file_url;		/* never NULL, never "" */
-	bool		has_expire_time;
-	TimestampTz expire_time;	/* DT_NOEND: never */
+	bool		present;		/* see document.h */
+	char	   *file_url;		/* never NULL in an Answer */
+	Time		expire_time;
 	char	   *file_type;
 	char	   *storage_mode;
 	char	   *file_id;
 	char	   *media_name;
+	char	   *usage;			/* UsageType */
 } AnswerFile;
 
 /*
@@ -76,7 +83,7 @@ typedef struct Answer
 {
 	AnswerVerdict verdict;
 	AnswerFlaw	flaw;
-	char	   *flaw_detail;	/* one line in English, or NULL */
+	const char *flaw_detail;	/* one line in English, or NULL */
 
 	int			http_status;
 	char	   *task_id;		/* what the answer calls its task, or NULL */

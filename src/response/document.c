@@ -24,11 +24,11 @@
 #endif
 
 #include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 
 #include "compat.h"
 #include "response/document.h"
 #include "response/sanitize.h"
+#include "response/value.h"
 
 /*
  * Files of one list.  A task makes 9 images at most; a thousand leaves room
@@ -57,154 +57,103 @@ typedef enum Place
 	PLACE_TASK,
 	PLACE_INPUT,
 	PLACE_OUTPUT,
-	PLACE_FILE,
+	PLACE_LISTED_FILE,
 	PLACE_FILE_LIST,			/* an array */
 } Place;
 
 typedef enum FieldKind
 {
-	FIELD_WORD,					/* a string, one line */
+	/* noted as a string */
 	FIELD_TEXT,					/* a string or number, one line */
 	FIELD_CODE,					/* the same, 0 being none */
+	FIELD_WORD,					/* a string, one line */
 	FIELD_MESSAGE,				/* a string of several lines */
 	FIELD_URL,
+	/* as something of a fixed size */
 	FIELD_TIME,
 	FIELD_PROGRESS,
 	FIELD_FALSE,				/* notes that it is false */
+	/* as a struct of its own place */
 	FIELD_ERROR,				/* an object, or a string */
 	FIELD_OBJECT,
 	FIELD_FILES,				/* an array of objects, or one of them */
-	FIELD_TASK,					/* any other key of Response */
 } FieldKind;
 
 typedef struct Field
 {
+	Place		place;			/* what it is a field of */
 	const char *name;
 	FieldKind	kind;
 	size_t		offset;			/* in the struct of its place */
+	size_t		size;
 	Place		child;			/* what an object there is */
-	size_t		child_size;
 } Field;
 
-#define SCALAR(key, kind, holder, member) \
-	{key, kind, offsetof(holder, member), PLACE_DOCUMENT, 0}
-#define OBJECT(key, kind, holder, member, place, child_type) \
-	{key, kind, offsetof(holder, member), place, \
-	 sizeof(child_type)}
-#define FILES(key, i) \
-	{key, FIELD_FILES, \
-	 offsetof(Output, lists) + (i) * sizeof(FileList), PLACE_FILE_LIST, \
-	 sizeof(FileList)}
-#define END_OF_FIELDS {NULL, FIELD_WORD, 0, PLACE_DOCUMENT, 0}
+#define CHILD(place, holder, name, kind, member, child) \
+	{PLACE_##place, name, FIELD_##kind, offsetof(holder, member), \
+	 sizeof(((holder *) 0)->member), PLACE_##child}
+#define SCALAR(place, holder, name, kind, member) \
+	{PLACE_##place, name, FIELD_##kind, offsetof(holder, member), \
+	 sizeof(((holder *) 0)->member), 0}
+#define FILE_FIELDS(place, holder, prefix) \
+	SCALAR(place, holder, "FileUrl", URL, prefix file_url), \
+	SCALAR(place, holder, "ExpireTime", TIME, prefix expire_time), \
+	SCALAR(place, holder, "FileType", WORD, prefix file_type), \
+	SCALAR(place, holder, "StorageMode", WORD, prefix storage_mode), \
+	SCALAR(place, holder, "FileId", TEXT, prefix file_id), \
+	SCALAR(place, holder, "MediaName", TEXT, prefix media_name)
 
-static const Field document_fields[] = {
-	OBJECT("error", FIELD_ERROR, Document, error, PLACE_GATEWAY_ERROR,
-		   Refusal),
-	SCALAR("code", FIELD_CODE, Document, code),
-	SCALAR("message", FIELD_MESSAGE, Document, message),
-	SCALAR("success", FIELD_FALSE, Document, unsuccessful),
-	OBJECT("data", FIELD_OBJECT, Document, data, PLACE_WRAPPER, Wrapper),
-	OBJECT("Response", FIELD_OBJECT, Document, response, PLACE_RESPONSE,
-		   Response),
-	END_OF_FIELDS
-};
+static const Field fields[] = {
+	CHILD(DOCUMENT, Document, "error", ERROR, error, GATEWAY_ERROR),
+	SCALAR(DOCUMENT, Document, "code", CODE, code),
+	SCALAR(DOCUMENT, Document, "message", MESSAGE, message),
+	SCALAR(DOCUMENT, Document, "success", FALSE, unsuccessful),
+	CHILD(DOCUMENT, Document, "data", OBJECT, data, WRAPPER),
+	CHILD(DOCUMENT, Document, "Response", OBJECT, response, RESPONSE),
 
-static const Field gateway_error_fields[] = {
-	SCALAR("code", FIELD_CODE, Refusal, code),
-	SCALAR("type", FIELD_WORD, Refusal, type),
-	SCALAR("message", FIELD_MESSAGE, Refusal, message),
-	END_OF_FIELDS
-};
+	SCALAR(GATEWAY_ERROR, Refusal, "code", CODE, code),
+	SCALAR(GATEWAY_ERROR, Refusal, "type", WORD, type),
+	SCALAR(GATEWAY_ERROR, Refusal, "message", MESSAGE, message),
 
-static const Field wrapper_fields[] = {
-	SCALAR("status", FIELD_WORD, Wrapper, status),
-	SCALAR("progress", FIELD_PROGRESS, Wrapper, progress),
-	OBJECT("data", FIELD_OBJECT, Wrapper, raw, PLACE_RAW, Raw),
-	OBJECT("Response", FIELD_OBJECT, Wrapper, response, PLACE_RESPONSE,
-		   Response),
-	END_OF_FIELDS
-};
+	SCALAR(WRAPPER, Wrapper, "status", WORD, status),
+	SCALAR(WRAPPER, Wrapper, "progress", PROGRESS, progress),
+	CHILD(WRAPPER, Wrapper, "data", OBJECT, raw, RAW),
+	CHILD(WRAPPER, Wrapper, "Response", OBJECT, response, RESPONSE),
 
-static const Field raw_fields[] = {
-	OBJECT("Response", FIELD_OBJECT, Raw, response, PLACE_RESPONSE, Response),
-	END_OF_FIELDS
-};
+	CHILD(RAW, Raw, "Response", OBJECT, response, RESPONSE),
 
-static const Field response_fields[] = {
-	SCALAR("Status", FIELD_WORD, Response, status),
-	SCALAR("TaskType", FIELD_WORD, Response, task_type),
-	SCALAR("RequestId", FIELD_WORD, Response, request_id),
-	SCALAR("CreateTime", FIELD_TIME, Response, created),
-	SCALAR("FinishTime", FIELD_TIME, Response, finished),
-	OBJECT("Error", FIELD_OBJECT, Response, error, PLACE_RESPONSE_ERROR,
-		   Refusal),
-	END_OF_FIELDS
-};
+	SCALAR(RESPONSE, Response, "Status", WORD, status),
+	SCALAR(RESPONSE, Response, "TaskType", WORD, task_type),
+	SCALAR(RESPONSE, Response, "RequestId", WORD, request_id),
+	SCALAR(RESPONSE, Response, "CreateTime", TIME, created),
+	SCALAR(RESPONSE, Response, "FinishTime", TIME, finished),
+	CHILD(RESPONSE, Response, "Error", OBJECT, error, RESPONSE_ERROR),
 
-static const Field response_error_fields[] = {
-	SCALAR("Code", FIELD_CODE, Refusal, code),
-	SCALAR("Message", FIELD_MESSAGE, Refusal, message),
-	END_OF_FIELDS
-};
+	SCALAR(RESPONSE_ERROR, Refusal, "Code", CODE, code),
+	SCALAR(RESPONSE_ERROR, Refusal, "Message", MESSAGE, message),
 
-#define FILE_FIELDS(holder, prefix) \
-	SCALAR("FileUrl", FIELD_URL, holder, prefix url), \
-	SCALAR("ExpireTime", FIELD_TIME, holder, prefix expire), \
-	SCALAR("FileType", FIELD_WORD, holder, prefix type), \
-	SCALAR("StorageMode", FIELD_WORD, holder, prefix storage_mode), \
-	SCALAR("FileId", FIELD_TEXT, holder, prefix id), \
-	SCALAR("MediaName", FIELD_TEXT, holder, prefix media_name)
+	SCALAR(TASK, Task, "TaskId", WORD, id),
+	SCALAR(TASK, Task, "Status", WORD, status),
+	SCALAR(TASK, Task, "TaskStatus", WORD, task_status),
+	SCALAR(TASK, Task, "ErrCode", CODE, err_code),
+	SCALAR(TASK, Task, "ErrCodeExt", CODE, err_code_ext),
+	SCALAR(TASK, Task, "Message", MESSAGE, message),
+	SCALAR(TASK, Task, "Progress", PROGRESS, progress),
+	CHILD(TASK, Task, "Input", OBJECT, input, INPUT),
+	CHILD(TASK, Task, "Output", OBJECT, output, OUTPUT),
+	FILE_FIELDS(TASK, Task, file.),
 
-static const Field task_fields[] = {
-	SCALAR("TaskId", FIELD_WORD, Task, id),
-	SCALAR("Status", FIELD_WORD, Task, status),
-	SCALAR("TaskStatus", FIELD_WORD, Task, task_status),
-	SCALAR("ErrCode", FIELD_CODE, Task, err_code),
-	SCALAR("ErrCodeExt", FIELD_CODE, Task, err_code_ext),
-	SCALAR("Message", FIELD_MESSAGE, Task, message),
-	SCALAR("Progress", FIELD_PROGRESS, Task, progress),
-	OBJECT("Input", FIELD_OBJECT, Task, input, PLACE_INPUT, Input),
-	OBJECT("Output", FIELD_OBJECT, Task, output, PLACE_OUTPUT, Output),
-	FILE_FIELDS(Task, file.),
-	END_OF_FIELDS
-};
+	SCALAR(INPUT, Input, "ModelName", TEXT, model_name),
+	SCALAR(INPUT, Input, "ModelVersion", TEXT, model_version),
 
-static const Field input_fields[] = {
-	SCALAR("ModelName", FIELD_TEXT, Input, model_name),
-	SCALAR("ModelVersion", FIELD_TEXT, Input, model_version),
-	END_OF_FIELDS
-};
+	CHILD(OUTPUT, Output, "FileInfos", FILES, lists[0], FILE_LIST),
+	CHILD(OUTPUT, Output, "AudioInfos", FILES, lists[1], FILE_LIST),
+	CHILD(OUTPUT, Output, "VideoInfos", FILES, lists[2], FILE_LIST),
+	CHILD(OUTPUT, Output, "FileInfo", FILES, lists[3], FILE_LIST),
+	FILE_FIELDS(OUTPUT, Output, file.),
 
-static const Field output_fields[] = {
-	FILES("FileInfos", 0),
-	FILES("AudioInfos", 1),
-	FILES("VideoInfos", 2),
-	FILES("FileInfo", 3),
-	FILE_FIELDS(Output, file.),
-	END_OF_FIELDS
-};
-
-static const Field file_fields[] = {
-	FILE_FIELDS(FoundFile, ),
-	SCALAR("UsageType", FIELD_WORD, FoundFile, usage),
-	END_OF_FIELDS
-};
-
-static const Field *const fields_of[] = {
-	[PLACE_DOCUMENT] = document_fields,
-	[PLACE_GATEWAY_ERROR] = gateway_error_fields,
-	[PLACE_WRAPPER] = wrapper_fields,
-	[PLACE_RAW] = raw_fields,
-	[PLACE_RESPONSE] = response_fields,
-	[PLACE_RESPONSE_ERROR] = response_error_fields,
-	[PLACE_TASK] = task_fields,
-	[PLACE_INPUT] = input_fields,
-	[PLACE_OUTPUT] = output_fields,
-	[PLACE_FILE] = file_fields,
-};
-
-static const Field task_field = {
-	NULL, FIELD_TASK, 0, PLACE_TASK, sizeof(Task)
+	FILE_FIELDS(LISTED_FILE, AnswerFile, ),
+	SCALAR(LISTED_FILE, AnswerFile, "UsageType", WORD, usage),
 };
 
 
@@ -213,39 +162,26 @@ static const Field task_field = {
  *-------------------------------------------------------------------------
  */
 
-/* An object or array that is being read, from the document inwards. */
+/* An object or array, and the struct in which it is noted. */
 typedef struct Frame
 {
 	Place		place;
-	void	   *noted;			/* the struct of that place */
-	const Field *field;			/* the last that began; NULL: none that
-								 * matters */
+	void	   *noted;			/* NULL: it does not matter */
 } Frame;
 
 typedef struct Reader
 {
 	JsonLexContext *lex;
-	JsonLexContext *decoder;	/* has the last string that had an escape */
 	Document   *document;
-	const char *name;			/* of the last field that began */
-	size_t		name_len;
-	Frame		frames[MAX_FRAMES];
+	Frame		frames[MAX_FRAMES]; /* that are open; the first is around the
+									 * document */
 	int			nframes;
+	Frame		next;			/* what would begin at the current value */
 	int			skipping;		/* depth inside a value that does not matter,
 								 * 0: not in one */
 } Reader;
 
-static void forget_object(Place place, void *noted, size_t size);
-
-static void
-forget_files(FileList *list)
-{
-	for (int i = 0; i < list->count; i++)
-		forget_object(PLACE_FILE, &list->files[i], sizeof(FoundFile));
-	if (list->files != NULL)
-		pfree(list->files);
-	memset(list, 0, sizeof(*list));
-}
+static void forget_object(Place place, void *noted);
 
 /*
  * Forget what an earlier field of the same name said: the last one counts, as
@@ -257,108 +193,77 @@ forget_field(const Field *field, void *noted)
 {
 	char	   *where = (char *) noted + field->offset;
 
-	switch (field->kind)
-	{
-		case FIELD_WORD:
-		case FIELD_TEXT:
-		case FIELD_CODE:
-		case FIELD_MESSAGE:
-		case FIELD_URL:
-			if (*(char **) where != NULL)
-				pfree(*(char **) where);
-			*(char **) where = NULL;
-			break;
-		case FIELD_TIME:
-			((Time *) where)->known = false;
-			break;
-		case FIELD_PROGRESS:
-			*(int *) where = 0;
-			break;
-		case FIELD_FALSE:
-			*(bool *) where = false;
-			break;
-		case FIELD_FILES:
-			forget_files((FileList *) where);
-			break;
-		case FIELD_ERROR:
-		case FIELD_OBJECT:
-			forget_object(field->child, where, field->child_size);
-			break;
-		case FIELD_TASK:
-			break;
-	}
+	if (field->kind >= FIELD_ERROR)
+		forget_object(field->child, where);
+	else if (field->kind <= FIELD_URL && *(char **) where != NULL)
+		pfree(*(char **) where);
+	memset(where, 0, field->size);
 }
 
 /* Forget one of the task objects of a Response. */
 static void
-forget_task(Response *response, int i)
+forget_task(Response *response, Task **slot)
 {
-	Task	   *task = response->tasks[i];
+	Task	   *task = *slot;
 
-	response->tasks[i] = response->tasks[--response->ntasks];
-	forget_object(PLACE_TASK, task, sizeof(Task));
+	*slot = response->tasks[--response->ntasks];
+	forget_object(PLACE_TASK, task);
 	pfree(task->key);
 	pfree(task);
 }
 
-/* Forget all that was noted in a struct, size bytes of it. */
+/* Free all that a struct points to. */
 static void
-forget_object(Place place, void *noted, size_t size)
+forget_object(Place place, void *noted)
 {
 	if (!*(bool *) noted)
 		return;
-	for (const Field *field = fields_of[place]; field->name != NULL; field++)
-		forget_field(field, noted);
+	for (int i = 0; i < (int) lengthof(fields); i++)
+	{
+		if (fields[i].place == place)
+			forget_field(&fields[i], noted);
+	}
 	if (place == PLACE_RESPONSE)
 	{
 		Response   *response = noted;
 
 		while (response->ntasks > 0)
-			forget_task(response, response->ntasks - 1);
+			forget_task(response, &response->tasks[0]);
 	}
-	if (place != PLACE_TASK)
-		memset(noted, 0, size);
-}
-
-/* Is this the name, of len bytes? */
-static bool
-is_name(const char *string, const char *name, size_t len)
-{
-	return strncmp(string, name, len) == 0 && string[len] == '\0';
-}
-
-/* Where the task object of that key is in a Response, -1 if it is not. */
-static int
-task_index(const Response *response, const char *key, size_t len)
-{
-	for (int i = 0; i < response->ntasks; i++)
+	else if (place == PLACE_FILE_LIST)
 	{
-		if (is_name(response->tasks[i]->key, key, len))
-			return i;
+		FileList   *list = noted;
+
+		for (int i = 0; i < list->count; i++)
+			forget_object(PLACE_LISTED_FILE, &list->files[i]);
+		if (list->files != NULL)
+			pfree(list->files);
 	}
-	return -1;
 }
 
 /*
  * document_task
- *		The object under that key in a Response, or NULL.
+ *		Where the object under that key in a Response is noted, or NULL.
  */
-Task *
-document_task(const Response *response, const char *key)
+Task **
+document_task(Response *response, const char *key)
 {
-	int			i = task_index(response, key, strlen(key));
-
-	return i >= 0 ? response->tasks[i] : NULL;
+	for (int i = 0; i < response->ntasks; i++)
+	{
+		if (strcmp(response->tasks[i]->key, key) == 0)
+			return &response->tasks[i];
+	}
+	return NULL;
 }
 
 /* A new task object under that key, NULL if there are too many already. */
 static Task *
-add_task(Response *response, const char *key, size_t len)
+add_task(Response *response, const char *key)
 {
 	Task	   *task;
 
 	/* the variant that lacks the task object has its parts instead */
-	if (is_name("Output", key, len))
+	if (strcmp(key, "Output") == 0)
 	{
 		response->flattened = true;
 		return NULL;
@@ -369,122 +274,55 @@ add_task(Response *response, const char *key, size_t len)
 		return NULL;
 	}
 	task = palloc0(sizeof(Task));
-	task->key = pnstrdup(key, len);
+	task->key = pstrdup(key);
 	response->tasks[response->ntasks++] = task;
 	return task;
 }
 
 /* A new file in a list, NULL if the list is full. */
-static FoundFile *
+static AnswerFile *
 add_file(FileList *list)
 {
-	FoundFile  *file;
-
 	if (list->count == MAX_FILES)
 		return NULL;
-	if (list->count == list->room)
+	if (list->files == NULL)
 	{
-		int			room = list->room == 0 ? 4 : list->room * 2;
-
-		if (list->files == NULL)
-			list->files = palloc(room * sizeof(FoundFile));
-		else
-			list->files = repalloc(list->files, room * sizeof(FoundFile));
-		list->room = room;
+		list->room = 4;
+		list->files = palloc(list->room * sizeof(AnswerFile));
 	}
-	file = &list->files[list->count++];
-	memset(file, 0, sizeof(FoundFile));
-	return file;
+	else if (list->count == list->room)
+	{
+		list->room *= 2;
+		list->files = repalloc(list->files, list->room * sizeof(AnswerFile));
+	}
+	list->present = true;
+	memset(&list->files[list->count], 0, sizeof(AnswerFile));
+	return &list->files[list->count++];
 }
 
-static void
-reader_push(Reader *reader, Place place, void *noted)
-{
-	Frame	   *frame;
-
-	Assert(reader->nframes < MAX_FRAMES);
-	frame = &reader->frames[reader->nframes++];
-	frame->place = place;
-	frame->noted = noted;
-	frame->field = NULL;
-}
-
-/*
- * An object begins: which struct is it noted in, if any?
- */
-static void *
-object_target(Reader *reader, Place *place)
-{
-	Frame	   *frame;
-	const Field *field;
-
-	if (reader->nframes == 0)
-	{
-		*place = PLACE_DOCUMENT;
-		return reader->document;
-	}
-
-	frame = &reader->frames[reader->nframes - 1];
-	if (frame->place == PLACE_FILE_LIST)
-	{
-		*place = PLACE_FILE;
-		return add_file(frame->noted);
-	}
-
-	field = frame->field;
-	if (field == NULL)
-		return NULL;
-	*place = field->child;
-	switch (field->kind)
-	{
-		case FIELD_ERROR:
-		case FIELD_OBJECT:
-			return (char *) frame->noted + field->offset;
-		case FIELD_TASK:
-			return add_task(frame->noted, reader->name, reader->name_len);
-		case FIELD_FILES:
-			/* one object where a list belongs is a list of one */
-			*place = PLACE_FILE;
-			return add_file((FileList *) ((char *) frame->noted +
-										  field->offset));
-		default:
-			return NULL;
-	}
-}
-
+/* An object or array begins. */
 static CompatJsonResult
-reader_object_start(void *state)
+reader_start(void *state)
 {
 	Reader	   *reader = state;
-	Place		place = PLACE_DOCUMENT;
-	void	   *noted;
+	const Frame *frame = &reader->frames[reader->nframes - 1];
 
-	noted = reader->skipping > 0 ? NULL : object_target(reader, &place);
-	if (noted == NULL)
+	if (reader->skipping == 0 && frame->place == PLACE_FILE_LIST)
+	{
+		reader->next.place = PLACE_LISTED_FILE;
+		reader->next.noted =
+			reader->lex->token_type == JSON_TOKEN_OBJECT_START ?
+			add_file(frame->noted) :
+			NULL;
+	}
+	if (reader->skipping > 0 || reader->next.noted == NULL)
 		reader->skipping++;
 	else
 	{
-		*(bool *) noted = true; /* each struct begins with "present" */
-		reader_push(reader, place, noted);
+		Assert(reader->nframes < MAX_FRAMES);
+		*(bool *) reader->next.noted = true;	/* "present" */
+		reader->frames[reader->nframes++] = reader->next;
 	}
-	COMPAT_JSON_DONE;
-}
-
-static CompatJsonResult
-reader_array_start(void *state)
-{
-	Reader	   *reader = state;
-	Frame	   *frame = NULL;
-
-	if (reader->nframes > 0)
-		frame = &reader->frames[reader->nframes - 1];
-
-	if (reader->skipping == 0 && frame != NULL && frame->field != NULL &&
-		frame->field->kind == FIELD_FILES)
-		reader_push(reader, PLACE_FILE_LIST,
-					(char *) frame->noted + frame->field->offset);
-	else
-		reader->skipping++;
 	COMPAT_JSON_DONE;
 }
 
@@ -498,170 +336,131 @@ reader_end(void *state)
 		reader->skipping--;
 	else
 		reader->nframes--;
-	if (reader->nframes == 0 && reader->skipping == 0)
+	if (reader->nframes == 1 && reader->skipping == 0)
 		reader->document->complete = true;
 	COMPAT_JSON_DONE;
 }
 
-/* The field of that name, NULL if it does not matter. */
-static const Field *
-find_field(Place place, const char *name, size_t len)
-{
-	for (const Field *field = fields_of[place]; field->name != NULL; field++)
-	{
-		if (is_name(field->name, name, len))
-			return field;
-	}
-	return NULL;
-}
-
-/* Note a string or number of len bytes. */
+/* Note a string, or a number as the text it is. */
 static void
-note_text(const Field *field, char *where, const char *text, size_t len,
-		  bool is_string)
+note_text(FieldKind kind, void *where, const char *text)
 {
-	switch (field->kind)
+	char	  **string = where;
+
+	switch (kind)
 	{
-		case FIELD_WORD:
-			if (is_string)
-				*(char **) where = value_line(text, len);
-			break;
 		case FIELD_TEXT:
-			*(char **) where = value_line(text, len);
+		case FIELD_WORD:
+			*string = value_line(text);
 			break;
 		case FIELD_CODE:
-			if (!value_is_zero(text, len))
-				*(char **) where = value_line(text, len);
+			if (!value_is_zero(text))
+				*string = value_line(text);
 			break;
 		case FIELD_MESSAGE:
-			if (is_string)
-				*(char **) where = value_message(text, len);
+			*string = value_message(text);
 			break;
 		case FIELD_URL:
-			if (is_string)
-				*(char **) where = value_url(text, len);
+			*string = value_url(text);
 			break;
 		case FIELD_TIME:
-			if (is_string)
-				*(Time *) where = value_time(text, len);
+			*(Time *) where = value_time(text);
 			break;
 		case FIELD_PROGRESS:
-			*(int *) where = value_progress(text, len) + 1;
+			*(int *) where = value_progress(text) + 1;
 			break;
 		case FIELD_ERROR:
-			if (!is_string || len == 0)
+			if (*text == '\0')
 				break;
 			((Refusal *) where)->present = true;
-			((Refusal *) where)->message = value_message(text, len);
+			((Refusal *) where)->message = value_message(text);
 			break;
 		default:
 			break;
 	}
 }
 
-/*
- * What stands between the quotes at "begin" and before "end".  Most strings
- * are that as they stand.
- */
-static const char *
-reader_string(Reader *reader, const char *begin, const char *end, size_t *len)
-{
-	*len = end - begin - 2;
-	if (memchr(begin, '\\', end - begin) == NULL)
-		return begin + 1;
-	if (reader->decoder != NULL)
-		compat_json_lex_free(reader->decoder);
-	reader->decoder = compat_json_lex(begin, end - begin, PG_UTF8, true);
-	(void) json_lex(reader->decoder);
-	*len = reader->decoder->strval->len;
-	return reader->decoder->strval->data;
-}
-
-/* Note the value that the parser is at, if it is no object or array. */
+/* Note the value of a field that the parser is at, or where to note it. */
 static void
-note_value(Reader *reader, const Field *field, char *where)
+note_value(Reader *reader, const Field *field, void *where)
 {
 	const JsonLexContext *lex = reader->lex;
-	const char *text;
-	size_t		len;
+	char	   *number;
 
 	switch (lex->token_type)
 	{
 		case JSON_TOKEN_STRING:
-			text = reader_string(reader, lex->token_start,
-								 lex->token_terminator, &len);
-			note_text(field, where, text, len, true);
+			note_text(field->kind, where, lex->strval->data);
 			break;
 		case JSON_TOKEN_NUMBER:
-			note_text(field, where, lex->token_start,
-					  lex->token_terminator - lex->token_start, false);
+			if (field->kind != FIELD_TEXT && field->kind != FIELD_CODE &&
+				field->kind != FIELD_PROGRESS)
+				break;
+			number = pnstrdup(lex->token_start,
+							  lex->token_terminator - lex->token_start);
+			note_text(field->kind, where, number);
+			pfree(number);
 			break;
 		case JSON_TOKEN_FALSE:
 			if (field->kind == FIELD_FALSE)
 				*(bool *) where = true;
 			break;
+		case JSON_TOKEN_OBJECT_START:
+			if (field->kind == FIELD_FILES)
+				/* one object where a list belongs is a list of one */
+				reader->next = (Frame){PLACE_LISTED_FILE, add_file(where)};
+			else if (field->kind >= FIELD_ERROR)
+				reader->next = (Frame){field->child, where};
+			break;
+		case JSON_TOKEN_ARRAY_START:
+			if (field->kind == FIELD_FILES)
+				reader->next = (Frame){PLACE_FILE_LIST, where};
+			break;
 		default:
 			break;
 	}
 }
 
-/*
- * The name of the field whose value the parser is at: the string before the
- * colon that it has just passed.
- */
+/* Note a field of an object that matters. */
 static void
-reader_find_name(Reader *reader)
+note_field(Reader *reader, const Frame *frame, const char *name)
 {
-	const char *end = reader->lex->prev_token_terminator;
-	const char *begin;
-	int			escapes;
+	Task	  **task;
 
-	while (end[-1] != '"')
-		end--;
-	begin = end - 1;
-	do
+	reader->next.noted = NULL;
+	if (frame->place == PLACE_RAW)
+		((Raw *) frame->noted)->filled = true;
+	for (int i = 0; i < (int) lengthof(fields); i++)
 	{
-		escapes = 0;
-		while (*--begin != '"')
-			;
-		while (begin[-1 - escapes] == '\\')
-			escapes++;
-	} while (escapes % 2 == 1);
-	reader->name = reader_string(reader, begin, end, &reader->name_len);
+		const Field *field = &fields[i];
+
+		if (field->place == frame->place && strcmp(field->name, name) == 0)
+		{
+			forget_field(field, frame->noted);
+			note_value(reader, field, (char *) frame->noted + field->offset);
+			return;
+		}
+	}
+
+	/* any other object in Response is a task */
+	if (frame->place != PLACE_RESPONSE)
+		return;
+	task = document_task(frame->noted, name);
+	if (task != NULL)
+		forget_task(frame->noted, task);
+	if (reader->lex->token_type == JSON_TOKEN_OBJECT_START)
+		reader->next = (Frame){PLACE_TASK, add_task(frame->noted, name)};
 }
 
 /* A field begins, and the parser is at its value. */
 static CompatJsonResult
-reader_field_start(void *state, char *unknown, bool isnull)
+reader_field_start(void *state, char *name, bool isnull)
 {
 	Reader	   *reader = state;
-	Frame	   *frame;
-	const Field *field;
 
-	if (reader->skipping > 0)
-		COMPAT_JSON_DONE;
-
-	reader_find_name(reader);
-	frame = &reader->frames[reader->nframes - 1];
-	field = find_field(frame->place, reader->name, reader->name_len);
-	if (field != NULL)
-	{
-		forget_field(field, frame->noted);
-		note_value(reader, field, (char *) frame->noted + field->offset);
-	}
-	else if (frame->place == PLACE_RESPONSE)
-	{
-		int			i = task_index(frame->noted, reader->name,
-								   reader->name_len);
-
-		if (i >= 0)
-			forget_task(frame->noted, i);
-		field = &task_field;
-	}
-
-	if (frame->place == PLACE_RAW)
-		((Raw *) frame->noted)->filled = true;
-	frame->field = field;
+	if (reader->skipping == 0)
+		note_field(reader, &reader->frames[reader->nframes - 1], name);
+	pfree(name);
 	COMPAT_JSON_DONE;
 }
 
@@ -699,16 +498,16 @@ type_is_html(const char *content_type)
  * What the parser objected to, as a line of English.  The parser's own words
  * are translated, and quote tokens of any length.
  */
-static char *
-parse_complaint(const Document *document, const JsonLexContext *lex)
+static const char *
+parse_complaint(const Document *document, char first,
+				const JsonLexContext *lex)
 {
 	const char *text = document->text;
 	size_t		len = document->text_len;
 	size_t		where = len;
-	char		first = first_byte(text, len);
 
 	if (first != '{' && first != '[')
-		return pstrdup("the answer does not begin like JSON");
+		return "the answer does not begin like JSON";
 	if (lex->token_start != NULL && lex->token_start >= text)
 		where = lex->token_start - text;
 	if (document->complete)
@@ -720,24 +519,28 @@ parse_complaint(const Document *document, const JsonLexContext *lex)
 }
 
 static void
-set_flaw(Document *document, AnswerFlaw flaw, char *detail)
+set_flaw(Document *document, AnswerFlaw flaw, const char *detail)
 {
 	document->flaw = flaw;
 	document->flaw_detail = detail;
 }
 
-/* Run the parser over the text, which is fit for it. */
+/* Run the parser over the text, which is fit for it and begins so. */
 static void
-parse(Document *document, const char *content_type)
+parse(Document *document, char first, const char *content_type)
 {
-	JsonLexContext *lex = compat_json_lex(document->text, document->text_len,
-										  PG_UTF8, false);
-	Reader		reader = {.lex = lex, .document = document};
+	JsonLexContext *lex = compat_json_lex(document->text, document->text_len);
+	Reader		reader = {
+		.lex = lex,
+		.document = document,
+		.nframes = 1,
+		.next = {PLACE_DOCUMENT, first == '{' ? document : NULL},
+	};
 	JsonSemAction actions = {
 		.semstate = &reader,
-		.object_start = reader_object_start,
+		.object_start = reader_start,
 		.object_end = reader_end,
-		.array_start = reader_array_start,
+		.array_start = reader_start,
 		.array_end = reader_end,
 		.object_field_start = reader_field_start,
 	};
@@ -745,13 +548,10 @@ parse(Document *document, const char *content_type)
 	if (pg_parse_json(lex, &actions) == JSON_SUCCESS)
 		document->complete = true;
 	else if (type_is_html(content_type))
-		set_flaw(document, ANSWER_FLAW_HTML,
-				 pstrdup("the answer is a web page"));
+		set_flaw(document, ANSWER_FLAW_HTML, "the answer is a web page");
 	else
 		set_flaw(document, ANSWER_FLAW_NOT_JSON,
-				 parse_complaint(document, lex));
-	if (reader.decoder != NULL)
-		compat_json_lex_free(reader.decoder);
+				 parse_complaint(document, first, lex));
 	compat_json_lex_free(lex);
 }
 
@@ -773,23 +573,18 @@ document_read(Document *document, const char *content_type,
 	memset(document, 0, sizeof(*document));
 	document->text = sanitize_text(body, len, ANSWER_MAX_DEPTH,
 								   &document->text_len, &too_deep);
-	if (document->text == NULL)
-	{
-		set_flaw(document, ANSWER_FLAW_TOO_LARGE,
-				 pstrdup("the answer is larger than 1 GB"));
-		return;
-	}
-
 	first = first_byte(document->text, document->text_len);
-	if (first == '\0')
-		set_flaw(document, ANSWER_FLAW_EMPTY, pstrdup("the answer is empty"));
+	if (document->text == NULL)
+		set_flaw(document, ANSWER_FLAW_TOO_LARGE,
+				 "the answer is larger than 1 GB");
+	else if (first == '\0')
+		set_flaw(document, ANSWER_FLAW_EMPTY, "the answer is empty");
 	else if (first == '<')
-		set_flaw(document, ANSWER_FLAW_HTML,
-				 pstrdup("the answer is a web page"));
+		set_flaw(document, ANSWER_FLAW_HTML, "the answer is a web page");
 	else if (too_deep)
 		set_flaw(document, ANSWER_FLAW_TOO_DEEP,
 				 psprintf("the answer is nested deeper than %d levels",
 						  ANSWER_MAX_DEPTH));
 	else
-		parse(document, content_type);
+		parse(document, first, content_type);
 }

@@ -15,7 +15,6 @@
 #define ANYVOD_DOCUMENT_H
 
 #include "response/answer.h"
-#include "response/value.h"
 
 /*
  * Objects beside each other in Response.  Tencent names about 40 task types
@@ -32,24 +31,12 @@ typedef struct Refusal
 	char	   *message;
 } Refusal;
 
-/* A file: an entry of a list, or fields lying about in Output or the task */
-typedef struct FoundFile
-{
-	bool		present;
-	char	   *url;
-	Time		expire;
-	char	   *type;
-	char	   *storage_mode;
-	char	   *id;
-	char	   *media_name;
-	char	   *usage;
-} FoundFile;
-
 typedef struct FileList
 {
+	bool		present;
 	int			count;
 	int			room;			/* allocated */
-	FoundFile  *files;
+	AnswerFile *files;
 } FileList;
 
 /* In the order in which the main file is looked for. */
@@ -60,7 +47,7 @@ typedef struct Output
 	bool		present;
 	FileList	lists[OUTPUT_LISTS];	/* FileInfos, AudioInfos, VideoInfos,
 										 * FileInfo */
-	FoundFile	file;			/* Output.FileUrl */
+	AnswerFile	file;			/* Output.FileUrl */
 } Output;
 
 typedef struct Input
@@ -83,7 +70,7 @@ typedef struct Task
 	int			progress;		/* percent plus one, 0 if unknown */
 	Input		input;
 	Output		output;
-	FoundFile	file;			/* the task's own FileUrl */
+	AnswerFile	file;			/* the task's own FileUrl */
 } Task;
 
 typedef struct Response
@@ -132,12 +119,12 @@ typedef struct Document
 	const char *text;			/* the body made fit for a parser */
 	size_t		text_len;
 	AnswerFlaw	flaw;			/* what keeps it from being one document */
-	char	   *flaw_detail;	/* one line in English */
+	const char *flaw_detail;	/* one line in English */
 	bool		complete;		/* the first document was read to its end */
 } Document;
 
 extern void document_read(Document *document, const char *content_type,
 						  const char *body, size_t len);
-extern Task *document_task(const Response *response, const char *key);
+extern Task **document_task(Response *response, const char *key);
 
 #endif							/* ANYVOD_DOCUMENT_H */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * result.c
+ * to_datum.c
  *		From an Answer to values of the database.
  *
  * An answer is UTF-8; the database may have another encoding.  A character
@@ -15,14 +15,11 @@
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_enum.h"
-#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "response/to_datum.h"
@@ -33,26 +30,25 @@
 /* Columns of anyvod_result, as the SQL script has them. */
 #define RESULT_COLUMNS 7
 
-/* Does the database take UTF-8 as it is? */
-static bool
-result_is_utf8(void)
-{
-	return GetDatabaseEncoding() == PG_UTF8 ||
-		GetDatabaseEncoding() == PG_SQL_ASCII;
-}
-
 /*
- * Convert valid text from one encoding to another, piece by piece, and put
- * '?' for each character that has no counterpart.
+ * Convert len bytes of valid text from one encoding to another, piece by
+ * piece, with '?' for each character that has no counterpart.  The result is
+ * terminated, and may be "text" itself.  Raises nothing.
  */
-static void
-result_convert(StringInfo out, int from, int to, const char *text, size_t len)
+static char *
+result_convert(const char *text, size_t len, int from, int to)
 {
+	StringInfoData out;
 	Oid			proc = FindDefaultConversionProc(from, to);
 	int			room = RESULT_CHUNK * MAX_CONVERSION_GROWTH + 1;
-	char	   *converted = palloc(room);
+	char	   *converted;
 	size_t		done = 0;
 
+	if (from == to || GetDatabaseEncoding() == PG_SQL_ASCII)
+		return text[len] == '\0' ? unconstify(char *, text) :
+								   pnstrdup(text, len);
+	initStringInfo(&out);
+	converted = palloc(room);
 	while (done < len)
 	{
 		int			n = 0;
@@ -69,36 +65,24 @@ result_convert(StringInfo out, int from, int to, const char *text, size_t len)
 											  piece,
 											  (unsigned char *) converted,
 											  room, true);
-			appendStringInfoString(out, converted);
+			appendStringInfoString(&out, converted);
 		}
 		done += n;
 		if (n > 0)
 			continue;
-		if (IS_HIGHBIT_SET(text[done]))
-			appendStringInfoChar(out, '?');
-		else
-			appendStringInfoChar(out, text[done]);
+		appendStringInfoChar(&out,
+							 IS_HIGHBIT_SET(text[done]) ? '?' : text[done]);
 		done += pg_encoding_mblen(from, text + done);
 	}
 	pfree(converted);
+	return out.data;
 }
 
-/*
- * UTF-8 text that is known to be valid, in the database's encoding.  The
- * result is terminated, and may be "utf8" itself.
- */
+/* len bytes of UTF-8 that is known to be valid, in the database's encoding. */
 char *
 result_cstring(const char *utf8, size_t len)
 {
-	StringInfoData out;
-
-	if (result_is_utf8())
-		return utf8[len] == '\0' ?
-			unconstify(char *, utf8) :
-			pnstrdup(utf8, len);
-	initStringInfo(&out);
-	result_convert(&out, PG_UTF8, GetDatabaseEncoding(), utf8, len);
-	return out.data;
+	return result_convert(utf8, len, PG_UTF8, GetDatabaseEncoding());
 }
 
 /* The same as a text value; a null pointer is null. */
@@ -111,19 +95,11 @@ result_text(const char *utf8, bool *isnull)
 	return CStringGetTextDatum(result_cstring(utf8, strlen(utf8)));
 }
 
-/* Text of the database, in UTF-8; raises nothing. */
+/* Text of the database, in UTF-8. */
 char *
-result_to_utf8(const char *text, size_t len, size_t *utf8_len)
+result_to_utf8(const char *text)
 {
-	StringInfoData out;
-
-	*utf8_len = len;
-	if (result_is_utf8())
-		return unconstify(char *, text);
-	initStringInfo(&out);
-	result_convert(&out, GetDatabaseEncoding(), PG_UTF8, text, len);
-	*utf8_len = out.len;
-	return out.data;
+	return result_convert(text, strlen(text), GetDatabaseEncoding(), PG_UTF8);
 }
 
 /*
@@ -181,53 +157,16 @@ result_jsonb(const Answer *answer)
 	return result;
 }
 
-/* The label of anyvod_state that a verdict stands for, NULL if none does. */
-const char *
-result_state(const Answer *answer)
-{
-	switch (answer->verdict)
-	{
-		case ANSWER_RUNNING:
-			return "pending";
-		case ANSWER_SUCCEEDED:
-			return "succeeded";
-		case ANSWER_FAILED:
-		case ANSWER_NO_OUTPUT:
-			return "failed";
-		default:
-			return NULL;
-	}
-}
-
 
 /*
  * Composite results
  */
 
 /*
- * The value of an enum by its label.  Raises an error if the type lacks it,
- * as when the library is newer than the extension's script.
+ * The row type of a function's result, looked up once a call site.  Raises an
+ * error unless it is anyvod_result.
  */
-static Datum
-result_enum(Oid type, const char *label)
-{
-	HeapTuple	tuple;
-	Oid			value;
-
-	tuple = SearchSysCache2(ENUMTYPOIDNAME, ObjectIdGetDatum(type),
-							CStringGetDatum(label));
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("type %s has no value \"%s\"",
-						format_type_be(type), label)));
-	value = ((Form_pg_enum) GETSTRUCT(tuple))->oid;
-	ReleaseSysCache(tuple);
-	return ObjectIdGetDatum(value);
-}
-
-/* The row type of a function's result, looked up once a call site. */
-static TupleDesc
+TupleDesc
 result_row_type(FunctionCallInfo fcinfo)
 {
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
@@ -247,21 +186,21 @@ result_row_type(FunctionCallInfo fcinfo)
 	return desc;
 }
 
-/* Raise an error unless the function that is called gives an anyvod_result. */
-void
-result_check_row(FunctionCallInfo fcinfo)
-{
-	(void) result_row_type(fcinfo);
-}
-
 /*
  * An answer as a row of anyvod_result, for the function that is called.
  */
 Datum
 result_row(FunctionCallInfo fcinfo, const Answer *answer)
 {
+	/* the labels of anyvod_state */
+	static const char *const states[ANSWER_VERDICTS] = {
+		[ANSWER_RUNNING] = "pending",
+		[ANSWER_SUCCEEDED] = "succeeded",
+		[ANSWER_FAILED] = "failed",
+		[ANSWER_NO_OUTPUT] = "failed",
+	};
 	TupleDesc	desc = result_row_type(fcinfo);
-	const char *state = result_state(answer);
+	const char *state = states[answer->verdict];
 	Datum		values[RESULT_COLUMNS] = {0};
 	bool		nulls[RESULT_COLUMNS] = {0};
 
@@ -273,7 +212,10 @@ result_row(FunctionCallInfo fcinfo, const Answer *answer)
 	values[3] = TimestampTzGetDatum(answer->expire_time);
 	nulls[4] = state == NULL;
 	if (state != NULL)
-		values[4] = result_enum(TupleDescAttr(desc, 4)->atttypid, state);
+		values[4] =
+			DirectFunctionCall2(enum_in, CStringGetDatum(state),
+								ObjectIdGetDatum(TupleDescAttr(desc, 4)
+													 ->atttypid));
 	values[5] = result_text(answer->error_code, &nulls[5]);
 	values[6] = result_text(answer->error_message, &nulls[6]);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));

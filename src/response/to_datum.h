@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * result.h
+ * to_datum.h
  *		From an Answer to values of the database.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_RESULT_H
-#define ANYVOD_RESULT_H
+#ifndef ANYVOD_TO_DATUM_H
+#define ANYVOD_TO_DATUM_H
 
 #include "access/tupdesc.h"
 #include "response/answer.h"
@@ -21,10 +21,9 @@ extern char *result_cstring(const char *utf8, size_t len);
 extern Datum result_text(const char *utf8, bool *isnull);
 extern bool result_try_jsonb(const Answer *answer, Datum *result, char **why);
 extern Datum result_jsonb(const Answer *answer);
-extern const char *result_state(const Answer *answer);
-extern char *result_to_utf8(const char *text, size_t len, size_t *utf8_len);
+extern char *result_to_utf8(const char *text);
 
-extern void result_check_row(FunctionCallInfo fcinfo);
+extern TupleDesc result_row_type(FunctionCallInfo fcinfo);
 extern Datum result_row(FunctionCallInfo fcinfo, const Answer *answer);
 
-#endif							/* ANYVOD_RESULT_H */
+#endif							/* ANYVOD_TO_DATUM_H */

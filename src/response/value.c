@@ -3,8 +3,8 @@
  * value.c
  *		Single values of an answer: text, codes, numbers, dates.
  *
- * Each takes len bytes of valid UTF-8 without NUL, and makes of them what the
- * answer's fields promise (answer.h).
+ * Each takes valid UTF-8, and makes of it what the answer's fields promise
+ * (answer.h).
  *
  * Copyright (c) 2026, the anyvod authors
  *
@@ -34,30 +34,23 @@
  */
 #define MAX_URL 8192
 
+/* Bytes of a percentage. */
+#define MAX_PERCENTAGE 32
+
+#define DIGITS "0123456789"
+#define WHITE_SPACE " \t\r\n"
+
 
 /*
  * Text
  */
-
-/* Bytes of the first max_chars characters of s, which is len bytes long. */
-static size_t
-clip_length(const char *s, size_t len, int max_chars)
-{
-	size_t		n = 0;
-
-	if (len <= (size_t) max_chars)
-		return len;
-	while (n < len && max_chars-- > 0)
-		n += pg_encoding_mblen(PG_UTF8, s + n);
-	return n;
-}
 
 /*
  * If a control character (C0, DEL, C1) begins at s, its length, else 0.  C1 is
  * U+0080 to U+009F, which UTF-8 writes as C2 80 to C2 9F: U+009B begins an
  * escape sequence on some terminals, as ESC does.
  */
-static inline int
+static int
 control_length(const char *s)
 {
 	unsigned char c = (unsigned char) s[0];
@@ -69,44 +62,22 @@ control_length(const char *s)
 	return 0;
 }
 
-/* Where the first control character of a text is, "end" if there is none. */
-static const char *
-find_control(const char *s, const char *end)
-{
-	while (s < end && control_length(s) == 0)
-		s++;
-	return s;
-}
-
 /*
- * value_copy
- *		A palloc'd copy, terminated.
- */
-char *
-value_copy(const char *s, size_t len)
-{
-	char	   *copy = palloc(len + 1);
-
-	memcpy(copy, s, len);
-	copy[len] = '\0';
-	return copy;
-}
-
-/*
- * Copy a text, with spaces for control characters but for those in "except";
- * *len becomes that of the copy.
+ * The first max_chars characters of a text, palloc'd, with spaces for control
+ * characters but for those in "except".
  */
 static char *
-tidy_copy(const char *s, size_t *len, const char *except)
+tidy_copy(const char *s, int max_chars, const char *except)
 {
-	char	   *copy = value_copy(s, *len);
-	const char *end = copy + *len;
-	const char *in = find_control(copy, end);
-	char	   *out = copy + (in - copy);
+	const char *end = s;
+	char	   *copy;
+	char	   *in;
+	char	   *out;
 
-	if (in == end)
-		return copy;
-	while (in < end)
+	while (*end != '\0' && max_chars-- > 0)
+		end += pg_encoding_mblen(PG_UTF8, end);
+	in = out = copy = pnstrdup(s, end - s);
+	while (*in != '\0')
 	{
 		int			control = control_length(in);
 
@@ -119,7 +90,6 @@ tidy_copy(const char *s, size_t *len, const char *except)
 			*out++ = *in++;
 	}
 	*out = '\0';
-	*len = out - copy;
 	return copy;
 }
 
@@ -128,30 +98,21 @@ tidy_copy(const char *s, size_t *len, const char *except)
  *		A field of one line: trimmed, NULL if nothing is left.
  */
 char *
-value_line(const char *s, size_t len)
+value_line(const char *s)
 {
-	char	   *line;
-	char	   *start;
+	char	   *line = tidy_copy(s, MAX_LINE, "");
+	size_t		begin = strspn(line, " ");
+	size_t		end = strlen(line);
 
-	len = clip_length(s, len, MAX_LINE);
-	if (len == 0)
-		return NULL;
-	start = line = tidy_copy(s, &len, "");
-	while (len > 0 && start[len - 1] == ' ')
-		len--;
-	if (len == 0)
+	while (end > begin && line[end - 1] == ' ')
+		end--;
+	if (begin == end)
 	{
 		pfree(line);
 		return NULL;
 	}
-	while (*start == ' ')
-	{
-		start++;
-		len--;
-	}
-	if (start > line)
-		memmove(line, start, len);
-	line[len] = '\0';
+	memmove(line, line + begin, end - begin);
+	line[end - begin] = '\0';
 	return line;
 }
 
@@ -160,10 +121,9 @@ value_line(const char *s, size_t len)
  *		A text of several lines; never NULL.
  */
 char *
-value_message(const char *s, size_t len)
+value_message(const char *s)
 {
-	len = clip_length(s, len, ANSWER_MAX_MESSAGE);
-	return tidy_copy(s, &len, "\n\r\t");
+	return tidy_copy(s, ANSWER_MAX_MESSAGE, "\n\r\t");
 }
 
 /*
@@ -171,42 +131,24 @@ value_message(const char *s, size_t len)
  *		A URL, NULL if it is none that could be fetched.
  */
 char *
-value_url(const char *s, size_t len)
+value_url(const char *s)
 {
-	if (len == 0 || len > MAX_URL || find_control(s, s + len) < s + len)
+	size_t		len = strlen(s);
+
+	if (len == 0 || len > MAX_URL)
 		return NULL;
-	return value_copy(s, len);
+	for (const char *p = s; *p != '\0'; p++)
+	{
+		if (control_length(p) > 0)
+			return NULL;
+	}
+	return pstrdup(s);
 }
 
 
 /*
  * Numbers
  */
-
-/* Read exactly n digits; false if they are not there. */
-static bool
-read_digits(const char **s, int n, int *value)
-{
-	*value = 0;
-	for (int i = 0; i < n; i++, (*s)++)
-	{
-		if (**s < '0' || **s > '9')
-			return false;
-		*value = *value * 10 + (**s - '0');
-	}
-	return true;
-}
-
-/* How many of the bytes from s on are among these. */
-static size_t
-span(const char *s, const char *end, const char *among)
-{
-	const char *p = s;
-
-	while (p < end && strchr(among, *p) != NULL)
-		p++;
-	return p - s;
-}
 
 /*
  * value_is_zero
@@ -215,27 +157,27 @@ span(const char *s, const char *end, const char *among)
  * 0, "0", 0.0, -0 and 0e3 do, as does a text without a visible character.
  */
 bool
-value_is_zero(const char *s, size_t len)
+value_is_zero(const char *s)
 {
-	const char *end = s + len;
-	bool		digit = false;
+	size_t		digits;
 
-	s += span(s, end, " \t\r\n");
-	if (s == end)
+	s += strspn(s, WHITE_SPACE);
+	if (*s == '\0')
 		return true;
 	if (*s == '-' || *s == '+')
 		s++;
-	for (; s < end && (*s == '0' || *s == '.'); s++)
-		digit |= *s == '0';
-	if (digit && s < end && (*s == 'e' || *s == 'E'))
+	digits = strspn(s, "0.");
+	if (memchr(s, '0', digits) == NULL)
+		return false;
+	s += digits;
+	if (*s == 'e' || *s == 'E')
 	{
 		s++;
-		if (s < end && (*s == '-' || *s == '+'))
+		if (*s == '-' || *s == '+')
 			s++;
-		s += span(s, end, "0123456789");
+		s += strspn(s, DIGITS);
 	}
-	s += span(s, end, " \t\r\n");
-	return digit && s == end;
+	return s[strspn(s, WHITE_SPACE)] == '\0';
 }
 
 /*
@@ -245,34 +187,23 @@ value_is_zero(const char *s, size_t len)
  * -1 if it is none or lies outside 0 to 100.
  */
 int
-value_progress(const char *s, size_t len)
+value_progress(const char *s)
 {
-	const char *end = s + len;
-	const char *whole = s;
-	int			percent;
-	size_t		digits;
-	char		number[33];
+	size_t		digits = strspn(s, "+-.eE" DIGITS);
 	char	   *rest;
 	double		value;
 
-	/* it nearly always comes as a whole number */
-	if (len <= 3 && read_digits(&whole, (int) len, &percent) && len > 0)
-		return percent <= 100 ? percent : -1;
-
-	digits = span(s, end, "+-.0123456789eE");
 	/* no percentage is longer, and strtod need not chew on megabytes */
-	if (digits == 0 || digits >= sizeof(number))
+	if (digits == 0 || digits > MAX_PERCENTAGE)
 		return -1;
-	memcpy(number, s, digits);
-	number[digits] = '\0';
-	value = strtod(number, &rest);
-	if (*rest != '\0')
+	value = strtod(s, &rest);
+	/* neither less than that, nor more, as of 0x10 */
+	if (rest != s + digits)
 		return -1;
-	s += digits;
-	s += span(s, end, " ");
-	if (s < end && *s == '%')
-		s++;
-	if (s < end || !(value >= 0 && value <= 100))
+	rest += strspn(rest, " ");
+	if (*rest == '%')
+		rest++;
+	if (*rest != '\0' || !(value >= 0 && value <= 100))
 		return -1;
 	return (int) value;
 }
@@ -282,13 +213,26 @@ value_progress(const char *s, size_t len)
  * Dates
  */
 
-/* Read one given character. */
+/*
+ * Read a text of this pattern, in which a 9 is any digit; each run of them is
+ * one of the values, which are zero before.
+ */
 static bool
-read_char(const char **s, char c)
+read_pattern(const char **s, const char *pattern, int *values)
 {
-	if (**s != c)
-		return false;
-	(*s)++;
+	for (; *pattern != '\0'; pattern++, (*s)++)
+	{
+		if (*pattern != '9')
+		{
+			if (**s != *pattern)
+				return false;
+			values++;
+		}
+		else if (**s < '0' || **s > '9')
+			return false;
+		else
+			*values = *values * 10 + (**s - '0');
+	}
 	return true;
 }
 
@@ -311,54 +255,38 @@ days_since_epoch(int year, int month, int day, int *days)
 	return true;
 }
 
-/* Read 'HH:MM:SS' and an optional fraction, as microseconds. */
+/* Read an optional fraction of a second, as microseconds. */
 static bool
-read_time_of_day(const char **s, int64 *usecs)
+read_fraction(const char **s, int64 *usecs)
 {
-	int			hour;
-	int			minute;
-	int			second;
+	int64		unit = USECS_PER_SEC;
 
-	if (!read_digits(s, 2, &hour) || !read_char(s, ':') ||
-		!read_digits(s, 2, &minute) || !read_char(s, ':') ||
-		!read_digits(s, 2, &second) ||
-		hour > 23 || minute > 59 || second > 59)
-		return false;
-	*usecs = hour * USECS_PER_HOUR + minute * USECS_PER_MINUTE +
-		second * USECS_PER_SEC;
-
-	if (read_char(s, '.'))
+	*usecs = 0;
+	if (**s != '.')
+		return true;
+	for ((*s)++; **s >= '0' && **s <= '9'; (*s)++)
 	{
-		int64		unit = USECS_PER_SEC;
-
-		if (**s < '0' || **s > '9')
-			return false;
-		for (; **s >= '0' && **s <= '9'; (*s)++)
-		{
-			unit /= 10;
-			*usecs += (**s - '0') * unit;
-		}
+		unit /= 10;
+		*usecs += (**s - '0') * unit;
 	}
-	return true;
+	return unit < USECS_PER_SEC;
 }
 
 /* Read 'Z' or an offset such as '+08:00', as microseconds east. */
 static bool
 read_zone(const char **s, int64 *usecs)
 {
-	bool		west = **s == '-';
-	int			hour;
-	int			minute;
+	char		sign = *(*s)++;
+	int			zone[2] = {0};	/* hour, minute */
 
 	*usecs = 0;
-	if (read_char(s, 'Z'))
+	if (sign == 'Z')
 		return true;
-	if (!read_char(s, west ? '-' : '+') ||
-		!read_digits(s, 2, &hour) || !read_char(s, ':') ||
-		!read_digits(s, 2, &minute) || hour > 15 || minute > 59)
+	if ((sign != '+' && sign != '-') || !read_pattern(s, "99:99", zone) ||
+		zone[0] > 15 || zone[1] > 59)
 		return false;
-	*usecs = hour * USECS_PER_HOUR + minute * USECS_PER_MINUTE;
-	if (west)
+	*usecs = zone[0] * USECS_PER_HOUR + zone[1] * USECS_PER_MINUTE;
+	if (sign == '-')
 		*usecs = -*usecs;
 	return true;
 }
@@ -368,19 +296,15 @@ read_zone(const char **s, int64 *usecs)
  *		A date as the upstream writes it, 'YYYY-MM-DDTHH:MM:SSZ'.
  *
  * Two of them mean "not set" and one "never"; all that is no date is unknown.
- * What follows the text must be a NUL or a quote.
  */
 Time
-value_time(const char *s, size_t len)
+value_time(const char *s)
 {
-	const char *end = s + len;
 	Time		unknown = {false, 0};
 	Time		result = {true, DT_NOEND};
-	int			year;
-	int			month;
-	int			day;
+	int			date[6] = {0};	/* year to second */
 	int			days;
-	int64		time;
+	int64		fraction;
 	int64		zone;
 
 	if (strncmp(s, "0000-00-00", 10) == 0 || strncmp(s, "0001-01-01", 10) == 0)
@@ -388,14 +312,14 @@ value_time(const char *s, size_t len)
 	if (strncmp(s, "9999-12-31", 10) == 0)
 		return result;
 
-	if (!read_digits(&s, 4, &year) || !read_char(&s, '-') ||
-		!read_digits(&s, 2, &month) || !read_char(&s, '-') ||
-		!read_digits(&s, 2, &day) || !read_char(&s, 'T') ||
-		!read_time_of_day(&s, &time) || !read_zone(&s, &zone) ||
-		s != end || !days_since_epoch(year, month, day, &days))
+	if (!read_pattern(&s, "9999-99-99T99:99:99", date) ||
+		!days_since_epoch(date[0], date[1], date[2], &days) ||
+		date[3] > 23 || date[4] > 59 || date[5] > 59 ||
+		!read_fraction(&s, &fraction) || !read_zone(&s, &zone) || *s != '\0')
 		return unknown;
 
 	/* four digits of a year are well within what a timestamp holds */
-	result.value = days * USECS_PER_DAY + time - zone;
+	result.value = days * USECS_PER_DAY + date[3] * USECS_PER_HOUR +
+		date[4] * USECS_PER_MINUTE + date[5] * USECS_PER_SEC + fraction - zone;
 	return result;
 }

@@ -10,22 +10,15 @@
 #ifndef ANYVOD_VALUE_H
 #define ANYVOD_VALUE_H
 
-#include "datatype/timestamp.h"
+#include "response/answer.h"
 
-typedef struct Time
-{
-	bool		known;
-	TimestampTz value;
-} Time;
+/* These return a palloc'd string, or NULL. */
+extern char *value_line(const char *s);
+extern char *value_message(const char *s);
+extern char *value_url(const char *s);
 
-/* These return a palloc'd copy, or part of it, or NULL. */
-extern char *value_copy(const char *s, size_t len);
-extern char *value_line(const char *s, size_t len);
-extern char *value_message(const char *s, size_t len);
-extern char *value_url(const char *s, size_t len);
-
-extern bool value_is_zero(const char *s, size_t len);
-extern int	value_progress(const char *s, size_t len);
-extern Time value_time(const char *s, size_t len);
+extern bool value_is_zero(const char *s);
+extern int	value_progress(const char *s);
+extern Time value_time(const char *s);
 
 #endif							/* ANYVOD_VALUE_H */

@@ -65,23 +65,11 @@
  * Buckets and points
  */
 
-/* The bucket that a duration falls into. */
-int
-plan_bucket(double seconds)
+/* Where a bucket starts; there may be a fraction in it. */
+static double
+plan_bucket_start(double bucket)
 {
-	double		bucket;
-
-	if (!(seconds > PLAN_LEAST))
-		return 0;
-	bucket = log2(seconds / PLAN_LEAST) * PLAN_OCTAVE;
-	return bucket < PLAN_BUCKETS ? (int) bucket : PLAN_BUCKETS;
-}
-
-/* Where a bucket starts. */
-double
-plan_bucket_start(int bucket)
-{
-	return PLAN_LEAST * exp2((double) bucket / PLAN_OCTAVE);
+	return PLAN_LEAST * exp2(bucket / PLAN_OCTAVE);
 }
 
 /* The last point that is not after this time. */
@@ -96,14 +84,20 @@ plan_point(double seconds)
 	return 1 + (point < PLAN_POINTS - 2 ? (int) point : PLAN_POINTS - 2);
 }
 
+/* The bucket that a duration falls into. */
+int
+plan_bucket(double seconds)
+{
+	return Max(plan_point(seconds) - 1, 0) / PLAN_STEPS;
+}
+
 /* Point 0 is time 0; the others lie in the buckets. */
 void
 plan_init(PlanWork *work)
 {
 	work->at[0] = 0;
 	for (int i = 1; i < PLAN_POINTS; i++)
-		work->at[i] = PLAN_LEAST *
-			exp2((double) (i - 1) / (PLAN_OCTAVE * PLAN_STEPS));
+		work->at[i] = plan_bucket_start((double) (i - 1) / PLAN_STEPS);
 	work->last = PLAN_POINTS - 1;
 }
 
@@ -269,26 +263,13 @@ plan_quantile(const float *survival, double share)
 	for (int i = 0; i < 24; i++)
 	{
 		double		middle = (low + high) / 2;
-		double		time = PLAN_LEAST * exp2(middle / PLAN_OCTAVE);
 
-		if (plan_survival_at(survival, time) > share)
+		if (plan_survival_at(survival, plan_bucket_start(middle)) > share)
 			low = middle;
 		else
 			high = middle;
 	}
-	return PLAN_LEAST * exp2(high / PLAN_OCTAVE);
-}
-
-/*
- * How much longer it takes until only this part still runs of the tasks that
- * run now.
- */
-double
-plan_remaining(const float *survival, double seconds, double part)
-{
-	double		share = plan_survival_at(survival, seconds) * part;
-
-	return plan_quantile(survival, share) - seconds;
+	return plan_bucket_start(high);
 }
 
 /* Work out the share of running tasks at each point, and their mean. */

@@ -59,7 +59,6 @@ typedef struct PlanWork
 
 extern void plan_init(PlanWork *work);
 extern int	plan_bucket(double seconds);
-extern double plan_bucket_start(int bucket);
 extern int	plan_point(double seconds);
 extern void plan_prior(double median, float *prior);
 extern void plan_smooth(double *ended);
@@ -67,8 +66,6 @@ extern void plan_survival(const PlanTable *table, const float *prior,
 						  float *survival);
 extern double plan_survival_at(const float *survival, double seconds);
 extern double plan_quantile(const float *survival, double share);
-extern double plan_remaining(const float *survival, double seconds,
-							 double part);
 extern void plan_spread(PlanWork *work, const float *survival);
 extern void plan_solve(PlanWork *work, double c, const PlanBounds *bounds,
 					   uint16 *next);

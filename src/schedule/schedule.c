@@ -158,19 +158,14 @@ struct Schedule
  * Keys
  */
 
-static Size
-schedule_entries_size(int max_keys)
-{
-	return MAXALIGN(offsetof(Schedule, entries) +
-					max_keys * sizeof(ScheduleEntry));
-}
-
 /* The bytes that a Schedule of so many keys takes. */
 Size
 schedule_size(int max_keys)
 {
-	return schedule_entries_size(max_keys) +
-		max_keys * (sizeof(ScheduleServer) + sizeof(uint64));
+	const Size	of_a_key = sizeof(ScheduleEntry) + sizeof(ScheduleServer) +
+		sizeof(uint64);			/* its hash */
+
+	return offsetof(Schedule, entries) + max_keys * of_a_key;
 }
 
 /* Make one in memory of that size.  It holds no other memory. */
@@ -182,9 +177,8 @@ schedule_init(void *memory, int max_keys)
 	Assert(max_keys <= SCHEDULE_MOST_KEYS);
 	memset(memory, 0, schedule_size(max_keys));
 	schedule->max_keys = max_keys;
-	memory = (char *) memory + schedule_entries_size(max_keys);
-	schedule->servers = (ScheduleServer *) memory;
-	schedule->hashes = (uint64 *) (schedule->servers + max_keys);
+	schedule->servers = (ScheduleServer *) &schedule->entries[max_keys];
+	schedule->hashes = (uint64 *) &schedule->servers[max_keys];
 	plan_init(&schedule->work);
 	for (int kind = 0; kind < SCHEDULE_KINDS; kind++)
 		plan_prior(schedule_kinds[kind].median, schedule->priors[kind]);
@@ -780,12 +774,14 @@ void
 schedule_forecast(const ScheduleSummary *summary, int64 elapsed,
 				  ScheduleForecast *forecast)
 {
+	const float *shares = summary->shares;
 	double		seconds = Max(elapsed, 0) / (double) SECOND;
+	double		now = plan_survival_at(shares, seconds);
 
 	forecast->median =
-		schedule_microseconds(plan_remaining(summary->shares, seconds, 0.5));
+		schedule_microseconds(plan_quantile(shares, now * 0.5) - seconds);
 	forecast->p90 =
-		schedule_microseconds(plan_remaining(summary->shares, seconds, 0.1));
+		schedule_microseconds(plan_quantile(shares, now * 0.1) - seconds);
 	forecast->p90 = Max(forecast->p90, forecast->median);
 	forecast->learned = summary->learned;
 }

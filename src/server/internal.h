@@ -31,7 +31,7 @@ extern bool option_wrapper_is_ours(Oid fdwid);
 extern bool option_read(ServerSettings *settings, Oid catalog, HeapTuple tuple,
 						int level);
 
-/* secret_file.c */
+/* settings.c */
 extern char *secret_file_read(SecretKind kind, const char *path, size_t *len,
 							  int elevel);
 

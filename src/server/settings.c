@@ -9,10 +9,10 @@
  * options.c, what they may be in validate.c.
  *
  * Nothing of it is remembered: each look-up reads the system catalog cache and
- * the files, so that a changed server, mapping, right or file counts at once,
- * also one that another session has just committed.
+ * the files that options name, so that a changed server, mapping, right or file
+ * counts at once, also one that another session has just committed.
  *
- * What guards a secret, beside what options.c and secret_file.c say:
+ * What guards a secret, beside what options.c says:
  *
  * - USAGE on the server is checked at each look-up.
  *
@@ -23,11 +23,22 @@
  * - Our copies of a key are overwritten before their memory is freed.  (The
  *	 system catalog cache has a copy of its own.)
  *
+ * - A FIFO or device must not hang the process: a file is opened without
+ *	 blocking, and it is a regular file or not read.
+ *
+ * - No message quotes what a file holds.  An error has the path in the server
+ *	 log only, since a role that may use a server need not know what stands
+ *	 behind it.  A warning goes to who sets the option, and names the path.
+ *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "access/htup_details.h"
 #include "access/xact.h"
@@ -36,6 +47,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/fd.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -44,10 +56,135 @@
 
 #include "compat.h"
 #include "server/internal.h"
+#include "server/validate.h"
 
 /* The settings that were looked up last, and what holds their strings. */
 static ServerSettings current;
 static MemoryContext current_context = NULL;
+
+/*
+ * The longest content.  Of a key file: the longest key and the end of its
+ * line; of a CA file: four times Debian's bundle of all public CAs.
+ */
+static const size_t max_len[] = {
+	[SECRET_CA] = 1024 * 1024,
+	[SECRET_API_KEY] = MAX_API_KEY_LENGTH + 2,
+};
+
+
+/*
+ * Files
+ */
+
+/*
+ * Read from a file into "content", up to "limit" bytes and one more.  Returns
+ * how much; if that fails, a message with %s for the name of the option, and
+ * an SQLSTATE, 0 if errno says it.
+ */
+static const char *
+file_read(const char *path, char *content, size_t limit, size_t *len,
+		  int *sqlstate)
+{
+	const char *problem = NULL;
+	struct stat status;
+	ssize_t		got = 0;
+	int			error;
+	const int	flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+	int			fd = OpenTransientFile(path, flags);
+
+	*len = 0;
+	if (fd < 0)
+		return "could not open the file of option \"%s\": %m";
+	if (fstat(fd, &status) < 0)
+		problem = "could not stat the file of option \"%s\": %m";
+	else if (!S_ISREG(status.st_mode))
+	{
+		*sqlstate = ERRCODE_WRONG_OBJECT_TYPE;
+		problem = "the file of option \"%s\" is not a regular file";
+	}
+	else
+	{
+		while (*len <= limit &&
+			   ((got = read(fd, content + *len, limit + 1 - *len)) > 0 ||
+				(got < 0 && errno == EINTR)))
+			*len += Max(got, 0);
+		if (got < 0)
+			problem = "could not read the file of option \"%s\": %m";
+	}
+	error = errno;
+	CloseTransientFile(fd);
+	errno = error;
+	return problem;
+}
+
+/*
+ * secret_file_read
+ *		What is in a file now, followed by a NUL, in the current memory context.
+ *
+ * Returns its length, too, without the line ends behind a key.  That
+ * certificates are such is for the TLS library to say.  If a file cannot be
+ * had, reports the SQLSTATE of errno, 42809, 54000 or 22023 at "elevel" and
+ * returns NULL.
+ */
+char *
+secret_file_read(SecretKind kind, const char *path, size_t *len, int elevel)
+{
+	bool		warning = (elevel == WARNING);
+	size_t		limit = max_len[kind];
+	char	   *content = palloc(limit + 2);
+	const char *problem;
+	const char *rule = NULL;
+	const char *hint = NULL;
+	int			sqlstate = 0;
+	size_t		got;
+	int			error;
+
+	problem = file_read(path, content, limit, &got, &sqlstate);
+	error = errno;
+	*len = kind == SECRET_API_KEY ? validate_key_file(content, got) : got;
+	if (problem == NULL && *len > 0 && got <= limit)
+	{
+		content[*len] = '\0';
+		return content;
+	}
+	if (problem == NULL && got > limit)
+	{
+		sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		problem = "the file of option \"%s\" is too large";
+		rule = psprintf("It has more than %zu bytes.", limit);
+	}
+	else if (problem == NULL)
+	{
+		sqlstate = ERRCODE_INVALID_PARAMETER_VALUE;
+		problem = "the file of option \"%s\" is empty";
+		if (kind == SECRET_API_KEY)
+		{
+			problem = "invalid API key in the file of option \"%s\"";
+			rule = API_KEY_RULE;
+			hint = validate_key_hint(content, got);
+		}
+	}
+
+	explicit_bzero(content, got);
+	pfree(content);
+	errno = error;
+	ereport(elevel,
+			(sqlstate == 0 ? errcode_for_file_access() : errcode(sqlstate),
+			 errmsg(problem, kind == SECRET_CA ? "ca_file" : "api_key_file"),
+			 errdetail_log("The path is \"%s\".", path),
+			 rule        ? errdetail_internal("%s", rule) :
+				 warning ? errdetail("The path is \"%s\".", path) :
+						   0,
+			 hint        ? errhint("%s", hint) :
+				 warning ? errhint("Requests fail until the server can use the file.") :
+						   0));
+	return NULL;
+}
+
+
+/*
+ * Settings
+ */
 
 
 /* The settings are others if these bytes are. */
@@ -132,7 +269,8 @@ read_settings(HeapTuple tuple, Oid userid, int level)
 	MemoryContext caller;
 	bool		ok;
 
-	if (compat_server_aclcheck(server->oid, userid, ACL_USAGE) != ACLCHECK_OK)
+	if (object_aclcheck(ForeignServerRelationId, server->oid, userid,
+						ACL_USAGE) != ACLCHECK_OK)
 	{
 		ereport(level,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

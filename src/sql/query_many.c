@@ -101,6 +101,7 @@ many_fill(Many *many)
 		   (many->outstanding == 0 || http_room(many->batch) > 0) &&
 		   (task = many_pop(many)) != NULL)
 	{
+		CHECK_FOR_INTERRUPTS(); /* each may read a file of authorities */
 		if (!request_start(task, many->batch, task, true))
 			return task;
 		many->outstanding++;

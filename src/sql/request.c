@@ -18,7 +18,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "lib/qunique.h"
-#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/resowner.h"
@@ -210,8 +209,6 @@ request_task_ids(ArrayType *array, char ***ids)
 					 errmsg("task ids must not be null")));
 		(*ids)[i] = request_task_id((text *) DatumGetPointer(elements[i]));
 	}
-	pfree(elements);
-	pfree(nulls);
 	qsort(*ids, n, sizeof(char *), pg_qsort_strcmp);
 	return (int) qunique(*ids, n, sizeof(char *), pg_qsort_strcmp);
 }

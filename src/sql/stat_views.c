@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * stat_views.c
- *		The functions behind anyvod_stat_worker and anyvod_stat_server.
+ *		The functions behind the views of statistics, and forecasts.
  *
  * Each shows what its caller may see, whichever way it is called, so the views
  * need no filter.  A column is what the SQL script calls so: values are given
@@ -35,9 +35,12 @@
 #include "clock.h"
 #include "compat.h"
 #include "control/shmem.h"
+#include "response/to_datum.h"
 
 PG_FUNCTION_INFO_V1(anyvod_stat_get_workers);
 PG_FUNCTION_INFO_V1(anyvod_stat_get_servers);
+PG_FUNCTION_INFO_V1(anyvod_stat_get_schedules);
+PG_FUNCTION_INFO_V1(anyvod_forecast_of);
 PG_FUNCTION_INFO_V1(anyvod_stat_reset);
 
 
@@ -48,21 +51,34 @@ PG_FUNCTION_INFO_V1(anyvod_stat_reset);
 /* A row that is being made. */
 typedef struct StatRow
 {
-	ReturnSetInfo *result;
+	Tuplestorestate *set;		/* that it is for, NULL if it is the result */
+	TupleDesc	desc;
 	Datum	   *values;
 	bool	   *nulls;
 	int			n;				/* columns that have a value */
 } StatRow;
 
+/* Begin with the result of a function. */
 static StatRow
 stat_begin(FunctionCallInfo fcinfo)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	StatRow		row = {.result = result};
+	StatRow		row = {0};
 
-	InitMaterializedSRF(fcinfo, 0);
-	row.values = palloc(result->setDesc->natts * sizeof(Datum));
-	row.nulls = palloc(result->setDesc->natts * sizeof(bool));
+	if (fcinfo->flinfo->fn_retset)
+	{
+		ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+
+		InitMaterializedSRF(fcinfo, 0);
+		row.set = set->setResult;
+		row.desc = set->setDesc;
+	}
+	else if (get_call_result_type(fcinfo, NULL, &row.desc) ==
+			 TYPEFUNC_COMPOSITE)
+		row.desc = BlessTupleDesc(row.desc);
+	else
+		elog(ERROR, "return type must be a row type");
+	row.values = palloc(row.desc->natts * sizeof(Datum));
+	row.nulls = palloc(row.desc->natts * sizeof(bool));
 	return row;
 }
 
@@ -70,12 +86,12 @@ stat_begin(FunctionCallInfo fcinfo)
 static void
 stat_put(StatRow *row, const char *name, Oid type, Datum value, bool isnull)
 {
-	TupleDesc	desc = row->result->setDesc;
-
-	for (int i = 0; i < desc->natts; i++)
+	for (int i = 0; i < row->desc->natts; i++)
 	{
-		if (strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) != 0 ||
-			TupleDescAttr(desc, i)->atttypid != type)
+		Form_pg_attribute column = TupleDescAttr(row->desc, i);
+
+		if (strcmp(NameStr(column->attname), name) != 0 ||
+			column->atttypid != type)
 			continue;
 		row->values[i] = value;
 		row->nulls[i] = isnull;
@@ -105,6 +121,12 @@ stat_put_time(StatRow *row, const char *name, TimestampTz time)
 	stat_put(row, name, TIMESTAMPTZOID, TimestampTzGetDatum(time), time == 0);
 }
 
+static void
+stat_put_double(StatRow *row, const char *name, double value, bool isnull)
+{
+	stat_put(row, name, FLOAT8OID, Float8GetDatum(value), isnull);
+}
+
 /* A percentile in milliseconds; null if nothing was counted. */
 static void
 stat_put_percentile(StatRow *row, const char *name, const uint64 *buckets,
@@ -125,23 +147,26 @@ stat_put_percentile(StatRow *row, const char *name, const uint64 *buckets,
 		rank = Min(rank / buckets[i], 1);
 	begin = counters_bucket_begin(i);
 	end = counters_bucket_begin(i + 1);
-	stat_put(row, name, FLOAT8OID,
-			 Float8GetDatum(rint(begin + (end - begin) * rank) / 1000),
-			 all == 0);
+	stat_put_double(row, name, rint(begin + (end - begin) * rank) / 1000,
+					all == 0);
 }
 
-/* The row is made: each column must have a value. */
-static void
+/* The row is made, each column of which must have a value. */
+static HeapTuple
 stat_end(StatRow *row)
 {
-	if (row->n != row->result->setDesc->natts)
+	HeapTuple	tuple;
+
+	if (row->n != row->desc->natts)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("the library \"anyvod\" has other statistics columns than the extension's script"),
 				 errhint("Use ALTER EXTENSION anyvod UPDATE.")));
-	tuplestore_putvalues(row->result->setResult, row->result->setDesc,
-						 row->values, row->nulls);
+	tuple = heap_form_tuple(row->desc, row->values, row->nulls);
+	if (row->set != NULL)
+		tuplestore_puttuple(row->set, tuple);
 	row->n = 0;
+	return tuple;
 }
 
 /* May the caller see figures that are not its own? */
@@ -149,6 +174,14 @@ static bool
 stat_sees_all(void)
 {
 	return has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
+}
+
+/* May the caller use this server? */
+static bool
+stat_may_use(Oid serverid)
+{
+	return object_aclcheck(ForeignServerRelationId, serverid, GetUserId(),
+						   ACL_USAGE) == ACLCHECK_OK;
 }
 
 
@@ -173,65 +206,62 @@ stat_closed_hint(Oid database)
 						 "Use ALTER DATABASE ... ALLOW_CONNECTIONS true.";
 }
 
-/* How a database is served, and what to do about that; NULL if nothing. */
-static const char *
-stat_state(Oid database, const Slot *slot, const Counters *counters,
-		   const char **hint)
+/* How a database is served, and what to do about that. */
+typedef struct StatState
 {
-	bool		wanted = slot->state != SLOT_FREE;
-	const char *missing;
+	const char *name;
+	const char *hint;			/* NULL: nothing */
+} StatState;
 
-	*hint = NULL;
+/* Where the slot tells all.  In the other states there is a worker. */
+static const StatState stat_states[] = {
+	[SLOT_FREE] = {"ended", NULL},
+	[SLOT_CLOSED] = {"no connections allowed", NULL},
+	[SLOT_WANTED] = {"starting", NULL},
+	[SLOT_QUEUED] = {"waiting for a slot",
+					 "Raise \"anyvod.max_databases\"."},
+	[SLOT_NO_PROCESS] = {"waiting for a process slot",
+						 "Raise \"max_worker_processes\"."},
+	[SLOT_STARTING] = {"starting", NULL},
+	[SLOT_FAILED] = {"failing", "Look into the server log."},
+	[SLOT_BACKOFF] = {"failing", "Look into the server log."},
+	[SLOT_BLOCKED] = {"yielding", NULL},
+};
+
+static StatState
+stat_state(Oid database, const Slot *slot, const Counters *counters)
+{
+	StatState	state = stat_states[slot->state];
+	const char *hint;
+
 	if (counters->condition == COUNTERS_TABLE_MISSING &&
 		slot->state != SLOT_STARTING)
+		return (StatState){
+			"table missing",
+			"Move \"anyvod_tasks\" back to the extension's schema with ALTER TABLE ... SET SCHEMA."
+		};
+	if (slot->state == SLOT_FREE && !anyvod_worker)
+		return (StatState){"off", NULL};
+	if (slot->pid == 0 && slot->state != SLOT_FREE &&
+		slot->state != SLOT_BLOCKED)
 	{
-		*hint = "Move \"anyvod_tasks\" back to the extension's schema with ALTER TABLE ... SET SCHEMA.";
-		return "table missing";
-	}
-	if (slot->pid == 0 && wanted && slot->state != SLOT_BLOCKED)
-	{
-		missing = slot_missing(hint);
-		if (missing != NULL)
-			return "no launcher";
+		if (slot_missing(&hint) != NULL)
+			return (StatState){"no launcher", hint};
 		if (!anyvod_worker)
-		{
-			*hint = "Set \"anyvod.worker\" to on.";
-			return "off";
-		}
+			return (StatState){"off", "Set \"anyvod.worker\" to on."};
 	}
-	switch (slot->state)
-	{
-		case SLOT_FREE:
-			return anyvod_worker ? "ended" : "off";
-		case SLOT_CLOSED:
-			*hint = stat_closed_hint(database);
-			return "no connections allowed";
-		case SLOT_WANTED:
-		case SLOT_STARTING:
-			return "starting";
-		case SLOT_QUEUED:
-			*hint = "Raise \"anyvod.max_databases\".";
-			return "waiting for a slot";
-		case SLOT_NO_PROCESS:
-			*hint = "Raise \"max_worker_processes\".";
-			return "waiting for a process slot";
-		case SLOT_FAILED:
-		case SLOT_BACKOFF:
-			*hint = "Look into the server log.";
-			return "failing";
-		case SLOT_BLOCKED:
-			return "yielding";
-		default:
-			break;
-	}
+	if (slot->state == SLOT_CLOSED)
+		state.hint = stat_closed_hint(database);
+	if (state.name != NULL)
+		return state;
 	if (counters->worker == 0)
-		return "starting";
+		return (StatState){"starting", NULL};
 	if (counters->condition == COUNTERS_TABLE_LOCKED)
-	{
-		*hint = "A session has locked \"anyvod_tasks\": see pg_locks.";
-		return "table locked";
-	}
-	return counters->pending > 0 ? "serving" : "idle";
+		return (StatState){
+			"table locked",
+			"A session has locked \"anyvod_tasks\": see pg_locks."
+		};
+	return (StatState){counters->pending > 0 ? "serving" : "idle", NULL};
 }
 
 /*
@@ -245,12 +275,12 @@ stat_put_worker(StatRow *row, Oid database, const Slot *slot,
 	const CountersFigures *figures = &counters->figures;
 	bool		counting = counters->worker != 0;
 	bool		due = counting && counters->oldest_due != PG_INT64_MAX;
-	const char *hint;
+	StatState	state = stat_state(database, slot, counters);
 
 	stat_put(row, "datid", OIDOID, ObjectIdGetDatum(database), false);
 	stat_put(row, "pid", INT4OID, Int32GetDatum(slot->pid), slot->pid == 0);
-	stat_put_text(row, "state", stat_state(database, slot, counters, &hint));
-	stat_put_text(row, "hint", hint);
+	stat_put_text(row, "state", state.name);
+	stat_put_text(row, "hint", state.hint);
 	stat_put(row, "pending", INT8OID, Int64GetDatum(counters->pending),
 			 !counting);
 	stat_put_time(row, "oldest_due",
@@ -273,7 +303,7 @@ stat_put_worker(StatRow *row, Oid database, const Slot *slot,
 	stat_put_count(row, "restarts", counters->restarts);
 	stat_put_time(row, "started_at", counting ? counters->started_at : 0);
 	stat_put_time(row, "stats_reset", counters->reset_at);
-	stat_end(row);
+	(void) stat_end(row);
 }
 
 /*
@@ -340,9 +370,7 @@ stat_mapped_role(const CountersServer *server, bool all, const char **role)
 	Oid			user;
 
 	*role = NULL;
-	if (!all &&
-		compat_server_aclcheck(server->serverid, GetUserId(), ACL_USAGE) !=
-			ACLCHECK_OK)
+	if (!all && !stat_may_use(server->serverid))
 		return false;
 	if (!OidIsValid(server->umid))
 		return true;
@@ -401,7 +429,7 @@ stat_put_server(StatRow *row, const CountersServer *counters, bool all)
 	stat_put_text(row, "last_error_detail",
 				  failed ? stat_error_detail(counters) : NULL);
 	stat_put_time(row, "last_error_at", counters->error_at);
-	stat_end(row);
+	(void) stat_end(row);
 }
 
 /*
@@ -433,13 +461,152 @@ anyvod_stat_get_servers(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+
+/*
+ * anyvod_stat_schedule, and forecasts
+ */
+
+/* May the caller see this? */
+static bool
+stat_sees_learned(const LearnedKey *key)
+{
+	ForeignServer *server;
+
+	if (!OidIsValid(key->database) || stat_sees_all())
+		return OidIsValid(key->database);
+	if (key->database != MyDatabaseId)
+		return false;
+	server = GetForeignServerByName(key->summary.server, true);
+	return server != NULL && stat_may_use(server->serverid);
+}
+
+/* A text in UTF-8, NULL for null. */
+static void
+stat_put_utf8(StatRow *row, const char *column, const char *utf8)
+{
+	stat_put_text(row, column, result_cstring(utf8, strlen(utf8)));
+}
+
+/*
+ * anyvod_stat_get_schedules() returns setof record
+ */
+Datum
+anyvod_stat_get_schedules(PG_FUNCTION_ARGS)
+{
+	StatRow		row = stat_begin(fcinfo);
+	LearnedKey *key = palloc(sizeof(LearnedKey));
+
+	for (int i = 0; shmem_get() != NULL && i < COUNTERS_LEARNED; i++)
+	{
+		const ScheduleSummary *summary = &key->summary;
+
+		LWLockAcquire(shmem_lock(), LW_SHARED);
+		*key = shmem_get()->learned[i];
+		LWLockRelease(shmem_lock());
+		if (!stat_sees_learned(key))
+			continue;
+		stat_put(&row, "datid", OIDOID, ObjectIdGetDatum(key->database), false);
+		stat_put_text(&row, "server", summary->server);
+		stat_put_utf8(&row, "task_type", summary->task_type);
+		stat_put_utf8(&row, "model", summary->model);
+		stat_put_count(&row, "ended", summary->ended);
+		stat_put_count(&row, "running", summary->running);
+		stat_put_double(&row, "duration_p50_ms", summary->median / 1000.0,
+						false);
+		stat_put_double(&row, "duration_p95_ms", summary->p95 / 1000.0, false);
+		(void) stat_end(&row);
+	}
+	PG_RETURN_NULL();
+}
+
+/* A text argument in UTF-8. */
+static const char *
+stat_utf8_argument(FunctionCallInfo fcinfo, int n)
+{
+	return result_to_utf8(text_to_cstring(PG_GETARG_TEXT_PP(n)));
+}
+
+/*
+ * Copy what is known of a function's first arguments, a server, type and model,
+ * in this database.  Only that is copied: a view asks so for each row that it
+ * shows.
+ */
+static bool
+stat_find_learned(FunctionCallInfo fcinfo, LearnedKey *found)
+{
+	const char *server = NameStr(*PG_GETARG_NAME(0));
+	const char *task_type = stat_utf8_argument(fcinfo, 1);
+	const char *model = stat_utf8_argument(fcinfo, 2);
+
+	found->database = InvalidOid;
+	if (shmem_get() == NULL)
+		return false;
+	LWLockAcquire(shmem_lock(), LW_SHARED);
+	for (int i = 0; i < COUNTERS_LEARNED; i++)
+	{
+		const LearnedKey *key = &shmem_get()->learned[i];
+
+		if (key->database == MyDatabaseId &&
+			strcmp(key->summary.server, server) == 0 &&
+			schedule_is_name(key->summary.task_type, task_type) &&
+			schedule_is_name(key->summary.model, model))
+		{
+			*found = *key;
+			break;
+		}
+	}
+	LWLockRelease(shmem_lock());
+	return stat_sees_learned(found);
+}
+
+/* A time in microseconds. */
+static void
+stat_put_interval(StatRow *row, const char *name, int64 time, bool isnull)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = time;
+	stat_put(row, name, INTERVALOID, IntervalPGetDatum(interval), isnull);
+}
+
+/*
+ * anyvod_forecast_of(server name, task_type text, model text, started_at
+ * timestamptz) returns record
+ *
+ * How long such a task that was started then has been running, and will, as
+ * far as that is known.
+ */
+Datum
+anyvod_forecast_of(PG_FUNCTION_ARGS)
+{
+	TimestampTz started = PG_GETARG_TIMESTAMPTZ(3);
+	StatRow		row = stat_begin(fcinfo);
+	ScheduleForecast forecast = {0};
+	LearnedKey	key;
+	bool		finite = !TIMESTAMP_NOT_FINITE(started);
+	bool		known;
+	int64		elapsed = finite ? GetCurrentTimestamp() - started : 0;
+
+	known = finite && stat_find_learned(fcinfo, &key);
+	if (known)
+	{
+		/* as the worker does: see durations_record_running() */
+		elapsed -= key.summary.skew + INT64CONST(500000);
+		schedule_forecast(&key.summary, elapsed, &forecast);
+	}
+	stat_put_interval(&row, "elapsed", Max(elapsed, 0), !finite);
+	stat_put_interval(&row, "remaining", forecast.median, !known);
+	stat_put_interval(&row, "remaining_p90", forecast.p90, !known);
+	stat_put_double(&row, "learned_from", forecast.learned, !known);
+	PG_RETURN_DATUM(HeapTupleGetDatum(stat_end(&row)));
+}
+
 /*
  * anyvod_stat_reset() returns void
  */
 Datum
 anyvod_stat_reset(PG_FUNCTION_ARGS)
 {
-	if (shmem_get() != NULL)
-		counters_reset();
+	counters_reset();
 	PG_RETURN_VOID();
 }

@@ -28,8 +28,8 @@
 
 #include "compat.h"
 #include "anyvod.h"
+#include "control/hooks.h"
 #include "control/slot.h"
-#include "control/xact_hooks.h"
 #include "table/access.h"
 
 PG_FUNCTION_INFO_V1(anyvod_tasks_changed);
@@ -44,7 +44,8 @@ trigger_owner_problem(Relation relation, const char **hint)
 	Oid			owner = relation->rd_rel->relowner;
 	const char *name = get_namespace_name(schema);
 
-	if (compat_schema_aclcheck(schema, owner, ACL_USAGE) == ACLCHECK_OK)
+	if (object_aclcheck(NamespaceRelationId, schema, owner, ACL_USAGE) ==
+		ACLCHECK_OK)
 		return NULL;
 	*hint = psprintf("Use GRANT USAGE ON SCHEMA %s TO %s.",
 					 quote_identifier(name),
@@ -90,33 +91,40 @@ trigger_warn(Relation relation)
 }
 
 /*
- * Raise an error unless called as a trigger of the extension's own table.
- * Another may have columns of the same names and other types.
+ * The row that a trigger is called for: a new one, or the new version of one.
+ * Raises an error unless that is of the extension's own table: another may
+ * have columns of the same names and other types.
  */
-static TriggerData *
-trigger_data(FunctionCallInfo fcinfo)
+static HeapTuple
+trigger_row(FunctionCallInfo fcinfo)
 {
 	static Oid	known = InvalidOid;
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Oid			table = CALLED_AS_TRIGGER(fcinfo) ?
-		RelationGetRelid(trigger->tg_relation) :
-		InvalidOid;
+	HeapTuple	row = NULL;
+	Oid			table = InvalidOid;
+	Oid			extension;
 
-	if (OidIsValid(table) && table != known &&
+	if (CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+	{
+		table = RelationGetRelid(trigger->tg_relation);
+		row = TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ?
+			trigger->tg_trigtuple :
+			trigger->tg_newtuple;
+	}
+	if (row != NULL && table != known &&
 		strcmp(RelationGetRelationName(trigger->tg_relation),
 			   "anyvod_tasks") == 0)
 	{
-		Oid			extension = getExtensionOfObject(RelationRelationId, table);
-
+		extension = getExtensionOfObject(RelationRelationId, table);
 		if (OidIsValid(extension) &&
 			extension == get_extension_oid("anyvod", true))
 			known = table;
 	}
-	if (!OidIsValid(table) || table != known)
+	if (row == NULL || table != known)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called as a trigger of the extension's table \"anyvod_tasks\"")));
-	return trigger;
+				 errmsg("the function must be called as a row trigger of the extension's table \"anyvod_tasks\"")));
+	return row;
 }
 
 /* A column of the table, which its owner can change. */
@@ -142,27 +150,6 @@ trigger_text(HeapTuple row, TupleDesc desc, const char *name)
 	return text != NULL ? text : "";
 }
 
-/* The row with another value in a column. */
-static HeapTuple
-trigger_set(HeapTuple row, TupleDesc desc, const char *name, Datum value,
-			bool isnull)
-{
-	int			column = trigger_column(desc, name);
-
-	return heap_modify_tuple_by_cols(row, desc, 1, &column, &value, &isnull);
-}
-
-/* The row with now in a column, unless the owner has changed its type. */
-static HeapTuple
-trigger_set_now(HeapTuple row, TupleDesc desc, const char *name)
-{
-	TimestampTz now = GetCurrentTransactionStartTimestamp();
-
-	if (SPI_gettypeid(desc, trigger_column(desc, name)) != TIMESTAMPTZOID)
-		return row;
-	return trigger_set(row, desc, name, TimestampTzGetDatum(now), false);
-}
-
 /*
  * AFTER INSERT OR UPDATE OF task_id, state, server, owner: the worker is told,
  * at commit, of a row that is pending; sessions may wait for one that is not.
@@ -172,15 +159,11 @@ trigger_set_now(HeapTuple row, TupleDesc desc, const char *name)
 Datum
 anyvod_tasks_changed(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = trigger_data(fcinfo);
+	HeapTuple	row = trigger_row(fcinfo);
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
 	TupleDesc	desc = trigger->tg_relation->rd_att;
-	HeapTuple	row = insert ? trigger->tg_trigtuple : trigger->tg_newtuple;
 
-	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called for each row of \"anyvod_tasks\"")));
 	if (insert)
 		trigger_warn(trigger->tg_relation);
 	if (xact_scan_is_noted() ||
@@ -210,39 +193,50 @@ anyvod_tasks_turned(PG_FUNCTION_ARGS)
 		"status", "progress", "file_url", "expire_time", "error_code",
 		"error_message", "response", "started_at", "ended_at", "settled_at"
 	};
-	TriggerData *trigger = trigger_data(fcinfo);
+	HeapTuple	row = trigger_row(fcinfo);
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc = trigger->tg_relation->rd_att;
 	HeapTuple	old = trigger->tg_trigtuple;
 	bool		insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
-	HeapTuple	row = insert ? old : trigger->tg_newtuple;
 	bool		changed = insert;
-	bool		pending;
-
-	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || row == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("the function must be called before INSERT or UPDATE of a row of \"anyvod_tasks\"")));
+	int			columns[lengthof(learned) + 1];
+	Datum		values[lengthof(learned) + 1] = {0};
+	bool		nulls[lengthof(learned) + 1];
+	int			n = 0;			/* columns that get another value */
+	int			now = 0;		/* the one of them that gets the time */
 
 	for (int i = 0; i < (int) lengthof(polled) && !changed; i++)
 		changed = strcmp(trigger_text(old, desc, polled[i]),
 						 trigger_text(row, desc, polled[i])) != 0;
 	if (!changed)
 		return PointerGetDatum(row);
-	pending = strcmp(trigger_text(row, desc, "state"), "pending") == 0;
-	if (pending && insert)
-		return PointerGetDatum(row);
-	if (pending)
+	if (strcmp(trigger_text(row, desc, "state"), "pending") == 0)
 	{
-		for (int i = 0; i < (int) lengthof(learned); i++)
-			row = trigger_set(row, desc, learned[i], (Datum) 0, true);
+		if (insert)
+			return PointerGetDatum(row);
+		for (; n < (int) lengthof(learned); n++)
+		{
+			columns[n] = trigger_column(desc, learned[n]);
+			nulls[n] = true;
+		}
 		/* it is not to be given up before it was polled once more */
-		return PointerGetDatum(trigger_set_now(row, desc, "updated_at"));
+		now = trigger_column(desc, "updated_at");
 	}
-	if (heap_attisnull(row, trigger_column(desc, "settled_at"), desc) &&
-		(insert ||
-		 strcmp(trigger_text(old, desc, "state"), "pending") == 0))
-		row = trigger_set_now(row, desc, "settled_at");
+	else if (insert || strcmp(trigger_text(old, desc, "state"), "pending") == 0)
+	{
+		now = trigger_column(desc, "settled_at");
+		if (!heap_attisnull(row, now, desc))
+			return PointerGetDatum(row);
+	}
+	/* unless the owner has changed its type */
+	if (now != 0 && SPI_gettypeid(desc, now) == TIMESTAMPTZOID)
+	{
+		columns[n] = now;
+		values[n] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+		nulls[n++] = false;
+	}
+	if (n > 0)
+		row = heap_modify_tuple_by_cols(row, desc, n, columns, values, nulls);
 	return PointerGetDatum(row);
 }
 

@@ -440,7 +440,7 @@ anyvod_wait(PG_FUNCTION_ARGS)
 	int64		until;
 	Datum		result;
 
-	result_check_row(fcinfo);
+	(void) result_row_type(fcinfo);
 	task_id = request_task_id(PG_GETARG_TEXT_PP(0));
 	until = wait_until(PG_GETARG_INTERVAL_P(1));
 	if (!wait_tracked(task_id, server, until, &result))

@@ -37,9 +37,8 @@ static char *
 settled_utf8(SPITupleTable *rows, int n, int column)
 {
 	char	   *text = table_string(rows, n, column);
-	size_t		len;
 
-	return text ? result_to_utf8(text, strlen(text), &len) : NULL;
+	return text != NULL ? result_to_utf8(text) : NULL;
 }
 
 static void
@@ -62,8 +61,8 @@ settled_read_body(void *arg)
 
 	values[0] = TimestampTzGetDatum(page->before);
 	values[1] = Int32GetDatum(page->max);
-	if (SPI_execute_plan(table_plan(&plan), values, NULL, true, SETTLED_TIES * page->max) !=
-		SPI_OK_SELECT)
+	if (SPI_execute_plan(table_plan(&plan), values, NULL, true,
+						 SETTLED_TIES * page->max) != SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not read settled tasks")));

@@ -138,7 +138,8 @@ update_one(const TableUpdate *update)
 static void
 update_rows(TableUpdate **updates, int n)
 {
-	int			result = n == 1 ? update_one(updates[0]) : update_many(updates, n);
+	int			result = n == 1 ? update_one(updates[0]) :
+								  update_many(updates, n);
 
 	if (result != SPI_OK_UPDATE_RETURNING)
 		ereport(ERROR,
@@ -204,7 +205,8 @@ table_update(TableUpdate **updates, int n, int time_limit, ErrorData **error)
 	TableResult result;
 
 	update_reset(&batch);
-	result = table_run(RowExclusiveLock, time_limit, update_body, &batch, error);
+	result = table_run(RowExclusiveLock, time_limit, update_body, &batch,
+					   error);
 	if (result != TABLE_DONE)
 		update_reset(&batch);
 	/* the table's lock was there: a trigger waits for another */
@@ -385,7 +387,7 @@ typedef struct UpdateGiveUp
 	MemoryContext context;
 } UpdateGiveUp;
 
-/* The names (or else texts in UTF-8) at one offset of all pairs, as an array. */
+/* The names (or texts in UTF-8) at one offset of all pairs, as an array. */
 static Datum
 update_pair_array(const UpdateGiveUp *give_up, size_t offset, bool names)
 {

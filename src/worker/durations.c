@@ -22,7 +22,7 @@
 
 #include "anyvod.h"
 #include "clock.h"
-#include "control/stat_schedule.h"
+#include "control/counters.h"
 #include "table/settled.h"
 #include "worker/durations.h"
 
@@ -246,6 +246,6 @@ durations_publish(long timeout)
 	for (int i = 0; i < DURATIONS_KEYS; i++)
 	{
 		if (schedule_summarize(durations.schedule, i, &summary))
-			stat_schedule_publish(&summary);
+			counters_learned(&summary);
 	}
 }

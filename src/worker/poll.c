@@ -446,31 +446,6 @@ poll_on_our_failure(Poll *poll, int64 now)
 	poll_drop(poll);
 }
 
-/* How often a request was sent after the first time. */
-static int
-poll_retries(const Poll *poll)
-{
-	return Max(poll->request->attempts - 1, 0);
-}
-
-/* What is counted of a request that has ended. */
-static CountedRequest
-poll_counted(const Poll *poll)
-{
-	const HttpRequest *request = poll->request;
-
-	return (CountedRequest){
-		.serverid = poll->settings.serverid,
-		.umid = poll->umid,
-		.result = request->result,
-		.phase = request->phase,
-		.http_status = request->status,
-		.elapsed = request->elapsed,
-		.retries = poll_retries(poll),
-		.connected = request->connected,
-	};
-}
-
 /* A response has come and has been read. */
 static void
 poll_on_response(Poll *poll, const Answer *answer, int64 now)
@@ -478,9 +453,7 @@ poll_on_response(Poll *poll, const Answer *answer, int64 now)
 	const char *code = poll_code(answer);
 	const char *message = answer->error_message ? answer->error_message :
 												  answer->flaw_detail;
-	CountedRequest counted = poll_counted(poll);
 
-	counters_response(&counted, answer->verdict);
 	switch (answer->verdict)
 	{
 		case ANSWER_RUNNING:
@@ -546,16 +519,8 @@ static void
 poll_on_no_response(Poll *poll, int64 now)
 {
 	HttpRequest *request = poll->request;
-	CountedRequest counted = poll_counted(poll);
 	const char *code = "broken_off";
 
-	counted.ours = poll_is_our_failure(poll);
-	counters_no_response(&counted);
-	if (counted.ours)
-	{
-		poll_on_our_failure(poll, now);
-		return;
-	}
 	if (request->result == HTTP_TOO_LARGE)
 	{
 		poll_on_server_failure(poll, RETRY_UNREADABLE, "too_large",
@@ -611,19 +576,22 @@ poll_end(Poll *poll)
 	Answer	   *answer = MemoryContextAlloc(poll->context, sizeof(Answer));
 	bool		complete = poll->request->result == HTTP_COMPLETE;
 	bool		read = complete && poll_read(poll, answer);
+	bool		ours = !read && (complete || poll_is_our_failure(poll));
 	int64		now = monotonic_us();
 
 	if (read && answer->task_id != NULL &&
 		strcmp(answer->task_id, poll->task->task_id) != 0 &&
 		http_doubt(poll->request))
 		return;
-	queue_end(poll->task, poll_retries(poll));
-	if (!complete)
-		poll_on_no_response(poll, now);
-	else if (read)
+	queue_end(poll->task, Max(poll->request->attempts - 1, 0));
+	counters_response(serverid, poll->umid, poll->request,
+					  read ? answer : NULL, ours);
+	if (read)
 		poll_on_response(poll, answer, now);
-	else
+	else if (ours)
 		poll_on_our_failure(poll, now);
+	else
+		poll_on_no_response(poll, now);
 	health = health_paused(&server->health);
 	counters_server_paused(serverid, health->paused_until, health->paused_why);
 }

@@ -191,7 +191,8 @@ retention_on_failed(const RetentionSlice *slice, const ErrorData *error,
 					int64		begin, int64 now)
 {
 	counters_error(unpack_sql_state(error->sqlerrcode));
-	retention.next = now + Max(RETENTION_PAUSE, RETENTION_FAILED_SHARE * (now - begin));
+	retention.next = now +
+		Max(RETENTION_PAUSE, RETENTION_FAILED_SHARE * (now - begin));
 	if (retention.size > 1)
 	{
 		retention.size = slice->found > 1 ? slice->found / 2 :

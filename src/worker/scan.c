@@ -38,7 +38,7 @@
 #define SCAN_NEW_SHARE 1
 #define SCAN_ALL_SHARE 9
 
-/* Rows that were left in the table are looked for when so much is free again. */
+/* Rows left in the table are looked for when so much is free again. */
 #define SCAN_ROOM_SHARE 8
 
 /* A pass over the pending rows. */
@@ -55,7 +55,7 @@ static struct
 	ScanPass	new;			/* down to a page of which none is taken in */
 	bool		starting;		/* "all" is the worker's first */
 	bool		again;			/* another pass over all is to follow */
-	bool		left;			/* rows were left in the table for want of room */
+	bool		left;			/* rows were left in the table for room */
 	uint64		left_size;		/* ... when so many tasks were in memory */
 	int			taken_in;		/* rows of this page that were */
 	int			page_size;

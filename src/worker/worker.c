@@ -85,7 +85,7 @@ static struct
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
-	int			surplus;		/* ... beyond what may be sent, see queue_take */
+	int			surplus;		/* ... beyond what may be sent: queue_take() */
 	int64		poll_at;		/* no round before this */
 	bool		absent;			/* the table is not there */
 } worker;
@@ -169,8 +169,8 @@ worker_take_new_ids(void)
 }
 
 /*
- * A row whose id was handed over has been inserted, or was changed so that it is
- * to be polled at once.
+ * A row whose id was handed over has been inserted, or was changed so that it
+ * is to be polled at once.
  */
 static void
 worker_on_new_row(const TableRow *row, int64 now)
@@ -263,7 +263,7 @@ worker_by_role(const void *a, const void *b)
 	return (role_a > role_b) - (role_a < role_b);
 }
 
-/* Poll those of the tasks taken whose rows have been read; no others are left. */
+/* Poll tasks that were taken and whose rows have been read. */
 static void
 worker_start_all(QueueTask **tasks, int n)
 {
@@ -273,6 +273,10 @@ worker_start_all(QueueTask **tasks, int n)
 	qsort(tasks, n, sizeof(QueueTask *), worker_by_role);
 	for (int i = 0; i < n; i++)
 	{
+		/* nobody's statement is cancelled here: see worker_iterate() */
+		HOLD_CANCEL_INTERRUPTS();
+		CHECK_FOR_INTERRUPTS();
+		RESUME_CANCEL_INTERRUPTS();
 		if (tasks[i]->role != role)
 			worker_find_settings(tasks[i]->role, &found);
 		role = tasks[i]->role;
@@ -305,7 +309,11 @@ worker_match(QueueTask **tasks, int n, TableResult result)
 			gone++;
 		}
 		else if (result == TABLE_FAILED && n == 1)
-			queue_put(task, now + retry_delay(RETRY_ROW, queue_count(&task->read_failures), 0.5));
+		{
+			int			failures = queue_count(&task->read_failures);
+
+			queue_put(task, now + retry_delay(RETRY_ROW, failures, 0.5));
+		}
 		else
 			queue_put(task, Max(task->due, now));
 	}
@@ -345,7 +353,7 @@ worker_set_rows(const TableRows *rows, bool valid)
 	}
 }
 
-/* Read the rows whose ids were handed over, some at a time, and take them in. */
+/* Read rows whose ids were handed over, some at a time, and take them in. */
 static TableResult
 worker_read_new(TableRows *rows)
 {
@@ -515,9 +523,11 @@ worker_write(void)
 	if (write_next() > monotonic_us())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "writing tasks");
+	counters_publish();
 	result = write_backlog() > 0 ? write_updates() : write_retries();
 	wait = worker_after(result);
 	write_hold(result == TABLE_DONE ? 0 : monotonic_us() + wait);
+	counters_publish();
 	slot_wake_waiters();
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -721,7 +731,9 @@ worker_time_to_wait(void)
 	until = Min(until, queue_next_check());
 	until = Min(until, worker_next_give_up());
 	if (write_has_room() && http_room(poll_batch()) > 0)
-		until = Min(until, Max(worker.new_ids.len > 0 ? 0 : queue_next(now), worker.poll_at));
+		until = Min(until,
+					Max(worker.new_ids.len > 0 ? 0 : queue_next(now),
+						worker.poll_at));
 	return worker_milliseconds_to(until, now);
 }
 
@@ -776,6 +788,7 @@ worker_iterate(void)
 {
 	long		timeout = -1;
 
+	counters_publish();			/* what follows counts after a reset */
 	worker_on_signals();
 	poll_read_responses();
 	worker_write();

@@ -55,7 +55,7 @@
 #define WRITE_DONE_SHARE 1
 #define WRITE_FAILED_SHARE 9
 
-/* They are tried at multiples of this, so that many of them wake us no oftener. */
+/* They are tried at multiples of this, so that many wake us no oftener. */
 #define WRITE_RETRY_GRAIN (SECOND / 4)
 
 /* Updates that are kept; the tasks of others are polled again. */

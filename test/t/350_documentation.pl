@@ -275,7 +275,7 @@ is_same(
 	'channels');
 is_same(
 	[ grep { $_ } map { $_->[0] } $reference->table('Processes', 'backend_type') ],
-	[ $sources =~ /bgw_type, "([^"]+)"/g ],
+	[ $sources =~ /launcher_process\("\w+",\s*"([^"]+)"\)/g ],
 	'processes');
 is_same(
 	[ map { $_->[0] } $reference->table('Processes', 'wait event (type Extension)') ],
@@ -298,7 +298,7 @@ is_same(
 	{
 		$messages{ $1 =~ s/\\"/"/gr =~ s/%%/%/gr =~ s/%\w/.../gr } = 1;
 	}
-	while ($sources =~ /problem->message = "((?:[^"\\]|\\.)*)"/g)
+	while ($sources =~ /(?:problem = |return )"((?:[^"\\]|\\.)* file of option (?:[^"\\]|\\.)*)"/g)
 	{
 		$messages{ $1 =~ s/\\"/"/gr =~ s/%\w/.../gr
 			  =~ s/^could not \w+/could not .../r } = 1;

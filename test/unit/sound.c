@@ -102,8 +102,8 @@ good_files(const Answer *answer)
 			!good_line(file->storage_mode, 200) ||
 			!good_line(file->file_id, 200) ||
 			!good_line(file->media_name, 200) ||
-			(file->has_expire_time && file->expire_time != DT_NOEND &&
-			 !IS_VALID_TIMESTAMP(file->expire_time)))
+			(file->expire_time.known && file->expire_time.value != DT_NOEND &&
+			 !IS_VALID_TIMESTAMP(file->expire_time.value)))
 			return false;
 	}
 	return true;

@@ -106,7 +106,8 @@ describe(const Answer *answer)
 			strings[2] = file->storage_mode;
 			strings[3] = file->file_id;
 			strings[4] = file->media_name;
-			strings[5] = date_text(file->has_expire_time, file->expire_time);
+			strings[5] = date_text(file->expire_time.known,
+								   file->expire_time.value);
 		}
 		for (int j = 0; j < (int) lengthof(strings); j++)
 		{

@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * xact_hooks.h
- *		Announcing, at commit, what a session has done.
+ * hooks.h
+ *		What sessions do that workers have to know of.
  *
  * Copyright (c) 2026, the anyvod authors
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ANYVOD_XACT_HOOKS_H
-#define ANYVOD_XACT_HOOKS_H
+#ifndef ANYVOD_HOOKS_H
+#define ANYVOD_HOOKS_H
 
-extern void xact_hooks_init(void);
+extern void hooks_init(void);
 extern bool xact_scan_is_noted(void);
 extern void xact_note_task(const char *task_id);
 extern void xact_note_scan(void);
 extern void xact_note_written(void);
 
-#endif							/* ANYVOD_XACT_HOOKS_H */
+#endif							/* ANYVOD_HOOKS_H */
