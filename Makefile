@@ -65,6 +65,7 @@ OBJS = \
 	src/table/settled.o \
 	src/table/update.o \
 	src/worker/durations.o \
+	src/worker/give_up.o \
 	src/worker/poll.o \
 	src/worker/queue.o \
 	src/worker/retention.o \

@@ -115,14 +115,14 @@ typedef void CompatJsonResult;
 
 /* A lexer for len bytes (below 1 GB) of UTF-8, which decodes strings. */
 static inline JsonLexContext *
-compat_json_lex(const char *json, size_t len)
+compat_json_lex(const char *json, size_t len, bool decode)
 {
 #if PG_VERSION_NUM >= 170000
 	return makeJsonLexContextCstringLen(NULL, unconstify(char *, json), len,
-										PG_UTF8, true);
+										PG_UTF8, decode);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
-										PG_UTF8, true);
+										PG_UTF8, decode);
 #endif
 }
 

@@ -380,26 +380,48 @@ note_text(FieldKind kind, void *where, const char *text)
 	}
 }
 
+/*
+ * A copy of the string between the quotes at "begin" and before "end", which the
+ * parser has accepted.  Few have an escape: to have the parser decode all names
+ * and strings takes as long as the rest of reading a response.
+ */
+static char *
+reader_string(const char *begin, const char *end)
+{
+	JsonLexContext *decoder;
+	char	   *string;
+
+	if (memchr(begin, '\\', end - begin) == NULL)
+		return pnstrdup(begin + 1, end - begin - 2);
+	decoder = compat_json_lex(begin, end - begin, true);
+	(void) json_lex(decoder);
+	string = pstrdup(decoder->strval->data);
+	compat_json_lex_free(decoder);
+	return string;
+}
+
 /* Note the value of a field that the parser is at, or where to note it. */
 static void
 note_value(Reader *reader, const Field *field, void *where)
 {
 	const JsonLexContext *lex = reader->lex;
-	char	   *number;
+	char	   *text;
 
 	switch (lex->token_type)
 	{
 		case JSON_TOKEN_STRING:
-			note_text(field->kind, where, lex->strval->data);
+			text = reader_string(lex->token_start, lex->token_terminator);
+			note_text(field->kind, where, text);
+			pfree(text);
 			break;
 		case JSON_TOKEN_NUMBER:
 			if (field->kind != FIELD_TEXT && field->kind != FIELD_CODE &&
 				field->kind != FIELD_PROGRESS)
 				break;
-			number = pnstrdup(lex->token_start,
-							  lex->token_terminator - lex->token_start);
-			note_text(field->kind, where, number);
-			pfree(number);
+			text = pnstrdup(lex->token_start,
+							lex->token_terminator - lex->token_start);
+			note_text(field->kind, where, text);
+			pfree(text);
 			break;
 		case JSON_TOKEN_FALSE:
 			if (field->kind == FIELD_FALSE)
@@ -452,14 +474,41 @@ note_field(Reader *reader, const Frame *frame, const char *name)
 		reader->next = (Frame){PLACE_TASK, add_task(frame->noted, name)};
 }
 
+/*
+ * A copy of the name of the field whose value the parser is at: the string
+ * before the colon that it has just passed.
+ */
+static char *
+reader_name(const Reader *reader)
+{
+	const char *end = reader->lex->prev_token_terminator;
+	const char *begin;
+	int			escapes;
+
+	while (end[-1] != '"')
+		end--;
+	begin = end - 1;
+	do
+	{
+		while (*--begin != '"')
+			;
+		for (escapes = 0; begin[-1 - escapes] == '\\';)
+			escapes++;
+	} while (escapes % 2 == 1);
+	return reader_string(begin, end);
+}
+
 /* A field begins, and the parser is at its value. */
 static CompatJsonResult
-reader_field_start(void *state, char *name, bool isnull)
+reader_field_start(void *state, char *unknown, bool isnull)
 {
 	Reader	   *reader = state;
+	char	   *name;
 
-	if (reader->skipping == 0)
-		note_field(reader, &reader->frames[reader->nframes - 1], name);
+	if (reader->skipping > 0)
+		COMPAT_JSON_DONE;
+	name = reader_name(reader);
+	note_field(reader, &reader->frames[reader->nframes - 1], name);
 	pfree(name);
 	COMPAT_JSON_DONE;
 }
@@ -529,7 +578,8 @@ set_flaw(Document *document, AnswerFlaw flaw, const char *detail)
 static void
 parse(Document *document, char first, const char *content_type)
 {
-	JsonLexContext *lex = compat_json_lex(document->text, document->text_len);
+	JsonLexContext *lex = compat_json_lex(document->text, document->text_len,
+										  false);
 	Reader		reader = {
 		.lex = lex,
 		.document = document,

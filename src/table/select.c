@@ -33,7 +33,8 @@
 	" t.progress::pg_catalog.int4, t.task_type::pg_catalog.text," \
 	" t.model::pg_catalog.text, t.error_code::pg_catalog.text," \
 	" t.started_at::pg_catalog.timestamptz," \
-	" t.created_at::pg_catalog.timestamptz"
+	" t.created_at::pg_catalog.timestamptz," \
+	" t.updated_at::pg_catalog.timestamptz"
 
 typedef struct SelectPending
 {
@@ -92,6 +93,7 @@ select_take_row(const Datum *values, const bool *nulls, void *arg)
 		.has_started_at = !nulls[8],
 		.started_at = select_time(values, nulls, 8),
 		.created_at = select_time(values, nulls, 9),
+		.written_at = select_time(values, nulls, nulls[10] ? 9 : 10),
 	};
 }
 

@@ -27,6 +27,7 @@ typedef struct TableRow
 	bool		has_started_at;
 	TimestampTz started_at;
 	TimestampTz created_at;
+	TimestampTz written_at;		/* updated_at, created_at if that is null */
 } TableRow;
 
 /* Rows, in the memory context that was current when they were read. */

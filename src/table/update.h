@@ -40,22 +40,11 @@ typedef struct TableUpdate
 	int			failure_code;	/* an SQLSTATE */
 } TableUpdate;
 
-/* Rows of a server and role that are to be given up, and why. */
-typedef struct TableGiveUp
-{
-	const char *server;
-	const char *owner;
-	const char *error_code;		/* UTF-8, as is error_message */
-	const char *error_message;
-} TableGiveUp;
-
 extern bool table_update_settles(const TableUpdate *update);
 extern TableResult table_update(TableUpdate **updates, int n, int time_limit,
 								ErrorData **error);
 extern TableResult table_update_singly(TableUpdate **updates, int n,
 									   int row_limit, int time_limit);
 extern void table_notify(TableUpdate **updates, int n);
-extern TableResult table_give_up(const TableGiveUp *pairs, int n, int age,
-								 int grace, int max, int *given_up);
 
 #endif							/* ANYVOD_UPDATE_H */

@@ -188,18 +188,21 @@ poll_add_update(Poll *poll, const char *state)
 	return update;
 }
 
-/*
- * Is a row so old that the upstream does not know its task any more?  Not one
- * that it has just spoken of, whatever the clock says.
- */
-static bool
-poll_is_too_old(const QueueTask *task, int64 now)
+/* Has the gateway just spoken of a task as running, whatever the clock says? */
+bool
+poll_found_running(const QueueTask *task, int64 now)
 {
 	uint32		since = (uint32) (now / 1000) - task->seen;
 
-	if (task->was_running && since < POLL_RUNNING / 1000)
-		return false;
-	return task->created_at <
+	return task->was_running && since < POLL_RUNNING / 1000;
+}
+
+/* Is a row so old that the upstream does not know its task any more? */
+static bool
+poll_is_too_old(const QueueTask *task, int64 now)
+{
+	return !poll_found_running(task, now) &&
+		task->created_at <
 		GetCurrentTimestamp() - anyvod_give_up_after * SECOND;
 }
 

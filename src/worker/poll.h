@@ -45,5 +45,6 @@ extern void poll_start(QueueTask *task, const ServerSettings *settings);
 extern void poll_no_settings(QueueTask *task, const HealthSettings *settings,
 							 const char *code, const char *message);
 extern void poll_read_responses(void);
+extern bool poll_found_running(const QueueTask *task, int64 now);
 
 #endif							/* ANYVOD_POLL_H */

@@ -217,6 +217,18 @@ queue_trim_roles(void)
 	next_trim = hash_get_num_entries(queue.roles) + QUEUE_IDLE_ROLES;
 }
 
+/* The role and server of a row; NULL if no task of theirs was in memory. */
+QueueRole *
+queue_find_role(const TableRow *row)
+{
+	QueueRole	key;
+
+	memset(&key, 0, sizeof(key));
+	strlcpy(NameStr(key.server_name), row->server, NAMEDATALEN);
+	strlcpy(NameStr(key.owner), row->owner, NAMEDATALEN);
+	return hash_search(queue.roles, &key, HASH_FIND, NULL);
+}
+
 /* A role on a server. */
 static QueueRole *
 queue_role(const char *server, const char *owner)
@@ -849,9 +861,10 @@ queue_check_settings(int64 now)
 	HASH_SEQ_STATUS scan;
 	QueueServer *server;
 	QueueRole  *role;
+	int64		check_at = QUEUE_NEVER;
 
-	queue.checked_at = now;		/* also if it fails */
-	queue.check_at = QUEUE_NEVER;
+	queue.checked_at = now;
+	queue.check_at = now + QUEUE_CHECK_EVERY;	/* should this fail */
 	hash_seq_init(&scan, queue.servers);
 	while ((server = hash_seq_search(&scan)) != NULL)
 	{
@@ -873,25 +886,35 @@ queue_check_settings(int64 now)
 			queue_unblock(role, now);
 		}
 		else if (role->key.has_files)
-			queue.check_at = now + QUEUE_CHECK_EVERY;
+			check_at = now + QUEUE_CHECK_EVERY;
 	}
+	queue.check_at = check_at;
 }
 
-/* All roles on servers that have tasks, in the current memory context. */
-QueueRole **
-queue_list_roles(int *n)
+/* The error that has kept a role's tasks from being polled for longest. */
+const HealthError *
+queue_lasting_error(const QueueRole *role)
+{
+	const HealthError *key = &role->key.error;
+	const HealthError *server = &role->server->health.error;
+
+	return health_error_lasts_at(key) <= health_error_lasts_at(server) ? key :
+																		 server;
+}
+
+/* When such an error has lasted for long, QUEUE_NEVER if there is none. */
+int64
+queue_error_lasts_at(void)
 {
 	HASH_SEQ_STATUS scan;
-	QueueRole **roles = palloc(hash_get_num_entries(queue.roles) *
-							   sizeof(QueueRole *));
 	QueueRole  *role;
+	int64		at = QUEUE_NEVER;
 
-	*n = 0;
 	hash_seq_init(&scan, queue.roles);
 	while ((role = hash_seq_search(&scan)) != NULL)
 	{
 		if (role->tasks > 0)
-			roles[(*n)++] = role;
+			at = Min(at, health_error_lasts_at(queue_lasting_error(role)));
 	}
-	return roles;
+	return at;
 }

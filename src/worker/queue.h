@@ -133,6 +133,9 @@ extern bool queue_has_blocked(int64 now);
 extern void queue_check_soon(void);
 extern int64 queue_next_check(void);
 extern void queue_check_settings(int64 now);
-extern QueueRole **queue_list_roles(int *n);
+
+extern QueueRole *queue_find_role(const TableRow *row);
+extern const HealthError *queue_lasting_error(const QueueRole *role);
+extern int64 queue_error_lasts_at(void);
 
 #endif							/* ANYVOD_QUEUE_H */

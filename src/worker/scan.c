@@ -186,14 +186,15 @@ TableResult
 scan_page(void)
 {
 	int64		begin = monotonic_us();
-	ScanPass   *pass = scan.new.running &&scan.new.at <= begin ? &scan.new :
-																 &scan.all;
+	ScanPass   *pass = &scan.all;
 	int			max = scan.page_size;
 	int			share = SCAN_ALL_SHARE;
 	TableRows	rows;
 	TableResult result;
 	int64		now;
 
+	if (scan.new.running && begin >= scan.new.at)
+		pass = &scan.new;
 	if (!pass->running)
 		return TABLE_DONE;
 	result = table_scan_pending(&pass->cursor, max, &rows);
@@ -210,7 +211,7 @@ scan_page(void)
 	else if (scan.starting)
 		share = 0;
 	pass->at = now + share * (now - begin);
-	if (rows.n < max || (pass == &scan.new &&scan.taken_in == 0))
+	if (rows.n < max || (scan.taken_in == 0 && pass == &scan.new))
 	{
 		pass->running = false;
 		scan.starting = scan.starting && pass == &scan.new;

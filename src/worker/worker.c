@@ -44,8 +44,8 @@
 #include "launcher/launcher.h"
 #include "server/validate.h"
 #include "table/select.h"
-#include "table/update.h"
 #include "worker/durations.h"
+#include "worker/give_up.h"
 #include "worker/poll.h"
 #include "worker/queue.h"
 #include "worker/retention.h"
@@ -67,21 +67,12 @@
 #define WORKER_LOCKED_WAIT (SECOND / 4)
 #define WORKER_LONGEST_WAIT (60 * SECOND)
 
-/*
- * Rows that are too old and are not polled, because of an error that lasts, are
- * given up so often.  One that was too old when it came is polled for so long.
- */
-#define WORKER_GIVE_UP_WAIT (10 * SECOND)
-#define WORKER_GIVE_UP_ROWS 1000
-#define WORKER_GRACE 3600
-
 static struct
 {
 	MemoryContext round;		/* one iteration's scratch */
 	SlotSignals signals;		/* what was acted upon */
 	StringInfoData new_ids;		/* handed over, null-terminated, not read yet */
 	uint32		alterations;	/* of the table, that were acted upon */
-	int64		give_up_at;		/* when to look for rows that are too old */
 	int64		idle_since;
 	int			table_failures; /* in a row, of reading or writing it */
 	int			round_size;		/* tasks that a round takes, 1 after failure */
@@ -455,61 +446,6 @@ worker_poll(void)
 
 
 /*
- * Giving up
- */
-
-/* The error that has kept a role's tasks from being polled for longest. */
-static const HealthError *
-worker_lasting_error(const QueueRole *role)
-{
-	const HealthError *key = &role->key.error;
-	const HealthError *server = &role->server->health.error;
-
-	return health_error_lasts_at(key) <= health_error_lasts_at(server) ? key :
-																		 server;
-}
-
-/* Abandon rows that are too old and are not polled because of such errors. */
-static void
-worker_give_up(void)
-{
-	int64		now = monotonic_us();
-	int			age = anyvod_give_up_after;
-	int			nroles;
-	int			n = 0;
-	int			given_up;
-	QueueRole **roles;
-	TableGiveUp *pairs;
-
-	if (now < worker.give_up_at)
-		return;
-	worker.give_up_at = now + WORKER_GIVE_UP_WAIT;
-	roles = queue_list_roles(&nroles);
-	pairs = palloc(nroles * sizeof(TableGiveUp));
-	for (int i = 0; i < nroles; i++)
-	{
-		const HealthError *error = worker_lasting_error(roles[i]);
-
-		if (health_error_lasts_at(error) <= now)
-			pairs[n++] = (TableGiveUp){NameStr(roles[i]->server_name),
-									   NameStr(roles[i]->owner), error->code,
-									   error->message};
-	}
-	if (n == 0)
-		return;
-	pgstat_report_activity(STATE_RUNNING, "giving up old tasks");
-	(void) table_give_up(pairs, n, age, Min(age, WORKER_GRACE),
-						 WORKER_GIVE_UP_ROWS, &given_up);
-	pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	if (given_up > 0)
-		slot_wake_waiters();
-	if (given_up == WORKER_GIVE_UP_ROWS)
-		worker.give_up_at = now;
-}
-
-
-/*
  * Writing
  */
 
@@ -541,6 +477,18 @@ worker_learn(void)
 		return;
 	pgstat_report_activity(STATE_RUNNING, "reading settled tasks");
 	durations_read();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/* Give up some of the rows that are too old and are not polled. */
+static void
+worker_give_up(void)
+{
+	if (give_up_next() > monotonic_us())
+		return;
+	pgstat_report_activity(STATE_RUNNING, "giving up old tasks");
+	give_up_page();
+	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
@@ -693,23 +641,6 @@ worker_idle_end(int64 now)
 	return worker.idle_since + anyvod_idle_timeout * INT64CONST(1000);
 }
 
-/* When to look for rows to give up: only while something fails for long. */
-static int64
-worker_next_give_up(void)
-{
-	int64		lasts_at = QUEUE_NEVER;
-	QueueRole **roles;
-	int			n;
-
-	if (queue_size() == 0)
-		return QUEUE_NEVER;
-	roles = queue_list_roles(&n);
-	for (int i = 0; i < n; i++)
-		lasts_at = Min(lasts_at,
-					   health_error_lasts_at(worker_lasting_error(roles[i])));
-	return Max(lasts_at, worker.give_up_at);
-}
-
 /*
  * How long to wait at most, in milliseconds; -1: until something happens.
  * Leaves when there has been nothing to do for idle_timeout.
@@ -729,7 +660,7 @@ worker_time_to_wait(void)
 	until = Min(until, durations_next_read());
 	until = Min(until, retention_next());
 	until = Min(until, queue_next_check());
-	until = Min(until, worker_next_give_up());
+	until = Min(until, give_up_next());
 	if (write_has_room() && http_room(poll_batch()) > 0)
 		until = Min(until,
 					Max(worker.new_ids.len > 0 ? 0 : queue_next(now),

@@ -530,3 +530,21 @@ write_retries(void)
 	write_count_blocked(begin);
 	return result;
 }
+
+/*
+ * write_at_once
+ *		Write updates that nobody keeps: those that fail are left alone.
+ */
+TableResult
+write_at_once(TableUpdate **updates, int n)
+{
+	int64		begin = monotonic_us();
+	ErrorData  *error;
+	TableResult result = table_update(updates, n, WRITE_LIMIT, &error);
+
+	if (result == TABLE_FAILED)
+		result = table_update_singly(updates, n, WRITE_ROW_LIMIT, WRITE_LIMIT);
+	table_notify(updates, n);
+	write_count_blocked(begin);
+	return result;
+}

@@ -46,5 +46,6 @@ extern void write_retry_all(int64 now);
 extern int64 write_blocked(void);
 extern TableResult write_updates(void);
 extern TableResult write_retries(void);
+extern TableResult write_at_once(TableUpdate **updates, int n);
 
 #endif							/* ANYVOD_WRITE_H */

@@ -128,7 +128,7 @@ expected_load(const char *folder)
 	actions.object_end = load_object_end;
 	actions.object_field_start = load_field_start;
 	actions.scalar = load_scalar;
-	lex = compat_json_lex(text, len);
+	lex = compat_json_lex(text, len, true);
 	if (pg_parse_json(lex, &actions) != JSON_SUCCESS)
 	{
 		fprintf(stderr, "%s is not JSON\n", path);
