@@ -9,7 +9,7 @@
  * ends when there are none left, so that a cluster without work has one
  * sleeping process.
  *
- * When the server starts, each database is visited once: a worker is started
+ * When the server starts, each database is scanned once: a worker is started
  * there that leaves at once if it finds nothing to do.  So is a database that
  * begins to take connections.  Templates are not served.
  *
@@ -67,8 +67,8 @@
 /* While one waits, a worker is told to finish when it has served for this. */
 #define LAUNCHER_TURN (10 * SECOND)
 
-/* A visit that takes longer does not keep the next one waiting. */
-#define LAUNCHER_VISIT (3 * SECOND)
+/* A start-up scan that takes longer does not keep the next one waiting. */
+#define LAUNCHER_SCAN_TIME (3 * SECOND)
 
 /* A worker for a scan that anybody can ask for is started no oftener. */
 #define LAUNCHER_SCAN_EVERY SECOND
@@ -110,7 +110,7 @@ static int *waiting = NULL;		/* entries that want a worker, in order */
 static int	nwaiting = 0;
 
 static List *connectable = NIL; /* databases, when they were last listed */
-static List *to_visit = NIL;	/* databases, in turn */
+static List *to_scan = NIL;		/* databases, in turn */
 static bool databases_changed = false;	/* since then */
 static int64 listed_at = 0;
 static int64 prepared_at = 0;	/* when to look for prepared transactions */
@@ -205,7 +205,7 @@ launcher_leave_databases(const List *existing, const List *now_connectable)
 }
 
 /*
- * List the databases, and have those visited that have begun to take
+ * List the databases, and have those scanned that have begun to take
  * connections; "all": all that do.
  */
 static void
@@ -216,7 +216,7 @@ launcher_list_databases(bool all)
 	Relation	relation;
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	List	   *visit;
+	List	   *found;
 	MemoryContext old;
 
 	databases_changed = false;
@@ -235,10 +235,10 @@ launcher_list_databases(bool all)
 	table_close(relation, AccessShareLock);
 
 	launcher_leave_databases(existing, now_connectable);
-	visit = all ? now_connectable :
+	found = all ? now_connectable :
 				  list_difference_oid(now_connectable, connectable);
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	to_visit = list_concat_unique_oid(to_visit, visit);
+	to_scan = list_concat_unique_oid(to_scan, found);
 	list_free(connectable);
 	connectable = list_copy(now_connectable);
 	MemoryContextSwitchTo(old);
@@ -250,7 +250,7 @@ launcher_note_databases(int64 now)
 {
 	if (databases_changed)
 		launcher_list_databases(false);
-	if (!shared->no_entry || to_visit != NIL)
+	if (!shared->no_entry || to_scan != NIL)
 		return;
 	if (now < listed_at + LAUNCHER_LIST_EVERY)
 	{
@@ -264,31 +264,31 @@ launcher_note_databases(int64 now)
 	launcher_list_databases(true);
 }
 
-/* Is a visit, or another first scan, going on that the next one waits for? */
+/* Is a start-up scan going on that the next one waits for? */
 static bool
-launcher_is_visiting(int64 now)
+launcher_is_scanning(int64 now)
 {
 	for (int i = 0; i < shared->ndatabases; i++)
 	{
 		if (shared->databases[i].slot.state != SLOT_STARTING ||
-			now >= starts[i].started + LAUNCHER_VISIT)
+			now >= starts[i].started + LAUNCHER_SCAN_TIME)
 			continue;
-		launcher_look_at(starts[i].started + LAUNCHER_VISIT);
+		launcher_look_at(starts[i].started + LAUNCHER_SCAN_TIME);
 		return true;
 	}
 	return false;
 }
 
 /*
- * Have the next database visited, unless a visit goes on.  If it gets no entry,
+ * Have the next database scanned, unless a scan goes on.  If it gets no entry,
  * whoever finishes makes room.
  */
 static void
-launcher_visit(int64 now)
+launcher_scan_next(int64 now)
 {
-	if (to_visit != NIL && !launcher_is_visiting(now) &&
-		slot_announce_work(linitial_oid(to_visit), NULL, 0, true))
-		to_visit = list_delete_first(to_visit);
+	if (to_scan != NIL && !launcher_is_scanning(now) &&
+		slot_announce_work(linitial_oid(to_scan), NULL, 0, true))
+		to_scan = list_delete_first(to_scan);
 }
 
 
@@ -618,16 +618,16 @@ launcher_iterate(void)
 	if (anyvod_worker)
 	{
 		launcher_note_databases(now);
-		launcher_visit(now);
+		launcher_scan_next(now);
 	}
 	launcher_watch_prepared(now);
 	running = launcher_tend_all(now);
 	if (anyvod_worker)
 	{
 		waits = launcher_start_all(running, now);
-		if (to_visit != NIL && shared->no_entry)
+		if (to_scan != NIL && shared->no_entry)
 			waits++;
-		else if (to_visit != NIL && !launcher_is_visiting(now))
+		else if (to_scan != NIL && !launcher_is_scanning(now))
 			launcher_look_at(now);
 	}
 	if (waits > 0)
@@ -691,7 +691,7 @@ launcher_main(Datum arg)
 	shared->launcher = MyProcPid;
 	LWLockRelease(shmem_lock());
 
-	databases_changed = anyvod_worker;	/* visit all */
+	databases_changed = anyvod_worker;	/* scan all */
 	for (;;)
 	{
 		long		timeout;

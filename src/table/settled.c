@@ -21,7 +21,7 @@ typedef struct SettledPage
 {
 	int			max;
 	TimestampTz before;
-	SettledVisit visit;
+	SettledTakeRow take;
 	void	   *arg;
 	int			n;
 } SettledPage;
@@ -81,22 +81,22 @@ settled_read_body(void *arg)
 		row.ended_at =
 			DatumGetTimestampTz(table_value(rows, i, 6, &isnull[1]));
 		if (row.server != NULL && !isnull[0] && !isnull[1])
-			page->visit(&row, page->arg);
+			page->take(&row, page->arg);
 		page->before =
 			DatumGetTimestampTz(table_value(rows, i, 1, &isnull[0]));
 	}
 }
 
 /*
- * Visit those of the latest "max" rows settled before "before" that say how
+ * Take those of the latest "max" rows settled before "before" that say how
  * long their tasks took.  "before" is where to go on, "n" says how many rows
  * there were.
  */
 TableResult
-settled_read(int max, TimestampTz *before, SettledVisit visit, void *arg,
+settled_read(int max, TimestampTz *before, SettledTakeRow take, void *arg,
 			 int *n)
 {
-	SettledPage page = {max, *before, visit, arg, 0};
+	SettledPage page = {max, *before, take, arg, 0};
 	TableResult result = table_read("read settled tasks",
 									settled_read_body, &page);
 

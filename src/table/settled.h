@@ -23,9 +23,9 @@ typedef struct SettledRow
 	TimestampTz ended_at;
 } SettledRow;
 
-typedef void (*SettledVisit)(const SettledRow *row, void *arg);
+typedef void (*SettledTakeRow)(const SettledRow *row, void *arg);
 
 extern TableResult settled_read(int max, TimestampTz *before,
-								SettledVisit visit, void *arg, int *n);
+								SettledTakeRow take, void *arg, int *n);
 
 #endif							/* ANYVOD_SETTLED_H */
